@@ -1,0 +1,55 @@
+# make run: the demo. make test: everything. Both install what they need into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml requirements.lock
+
+.PHONY: run test check unit bench coverage lock fuzz wheel clean
+
+run: .venv/run.stamp
+	$(BIN)/popproxy demo
+
+test: .venv/dev.stamp
+	$(BIN)/python tests/integration/packages.py
+	$(BIN)/python -m pytest $(TESTS)
+
+unit: .venv/dev.stamp
+	$(BIN)/python -m pytest -m "not integration" $(TESTS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+coverage: .venv/dev.stamp
+	$(BIN)/python tests/integration/packages.py
+	$(BIN)/python -m pytest --cov --cov-report=term $(TESTS)
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+# Exact versions of everything, for Python 3.11 and later.
+lock: .venv/dev.stamp
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+wheel: .venv/dev.stamp
+	$(BIN)/python -m pip wheel --no-deps -w dist .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "popproxy needs Python 3.11 or newer; say which: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && \
+		apt-get install -q -y python3-venv; } || { echo "install the package python3-venv first"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c requirements.lock -e .
+	@touch $@
+
+.venv/dev.stamp: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install -q -c requirements.lock -e '.[dev]'
+	@touch $@ .venv/run.stamp
+
+clean:
+	rm -rf .venv dist build

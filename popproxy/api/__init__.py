@@ -1,0 +1,90 @@
+"""FLOOR 1: the only thing a plugin imports. ``plugins/README.md`` is the author's guide."""
+
+from popproxy.api.bodies import BodyFilter, HeaderFilter
+from popproxy.api.credentials import Bearer, Credentials, External, Password, Verified
+from popproxy.api.header import Header
+from popproxy.api.plugin import Fail, Plugin, PluginConfig
+from popproxy.api.services import Clock, Counter, Log, Metrics, Resolver, Services
+from popproxy.api.verdicts import (
+    Answer,
+    CommandVerdict,
+    ConnectVerdict,
+    Edit,
+    Hangup,
+    Hide,
+    LoginResultVerdict,
+    LoginVerdict,
+    MaildropVerdict,
+    MessageVerdict,
+    Refuse,
+    Replace,
+    ReplyVerdict,
+    Rewrite,
+    Route,
+    Sizes,
+    Verdict,
+)
+from popproxy.api.views import (
+    LoginResult,
+    MaildropEntry,
+    MaildropView,
+    MessageView,
+    ReplyView,
+    SessionSummary,
+    SessionView,
+    Slot,
+    TlsView,
+)
+from popproxy.wire.capabilities import Capabilities
+from popproxy.wire.commands import Command, parse
+from popproxy.wire.errors import Code
+
+__all__ = [
+    "Answer",
+    "Bearer",
+    "BodyFilter",
+    "Capabilities",
+    "Clock",
+    "Code",
+    "Command",
+    "CommandVerdict",
+    "ConnectVerdict",
+    "Counter",
+    "Credentials",
+    "Edit",
+    "External",
+    "Fail",
+    "Hangup",
+    "Header",
+    "HeaderFilter",
+    "Hide",
+    "Log",
+    "LoginResult",
+    "LoginResultVerdict",
+    "LoginVerdict",
+    "MaildropEntry",
+    "MaildropVerdict",
+    "MaildropView",
+    "MessageVerdict",
+    "MessageView",
+    "Metrics",
+    "Password",
+    "Plugin",
+    "PluginConfig",
+    "Refuse",
+    "Replace",
+    "ReplyVerdict",
+    "ReplyView",
+    "Resolver",
+    "Rewrite",
+    "Route",
+    "Services",
+    "SessionSummary",
+    "SessionView",
+    "Sizes",
+    "Slot",
+    "TlsView",
+    "Verdict",
+    "Verified",
+    "parse",
+]

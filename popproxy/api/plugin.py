@@ -1,0 +1,165 @@
+"""Plugin: the base class of every plugin, first-party or not.
+
+Life: strict config > ``__init__`` (no side effects) > ``start`` > hooks > ``stop`` (also after a failed start).
+Order is the order of the ``[[plugin]]`` tables: requests run forward, replies and bodies in reverse. A hook that
+a plugin does not override is never called. A hook may be ``def`` or ``async def`` except ``open_body`` and
+``on_close``, which are ``def``; only an async one suspends the session. An exception or a missed deadline is
+the plugin's failure: ``Fail.OPEN`` goes on as if it had returned None, ``Fail.CLOSED`` refuses with [SYS/TEMP].
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from enum import Enum
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+
+from popproxy.api.bodies import BodyFilter
+from popproxy.api.credentials import Credentials
+from popproxy.api.services import Services
+from popproxy.api.verdicts import (
+    CommandVerdict,
+    ConnectVerdict,
+    LoginResultVerdict,
+    LoginVerdict,
+    MaildropVerdict,
+    MessageVerdict,
+    ReplyVerdict,
+)
+from popproxy.api.views import (
+    LoginResult,
+    MaildropView,
+    MessageView,
+    ReplyView,
+    SessionSummary,
+    SessionView,
+)
+from popproxy.wire.capabilities import Capabilities
+from popproxy.wire.commands import Command
+
+
+class Fail(Enum):
+    """What a plugin's failure means for the session."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class PluginConfig(BaseModel):
+    """Base of a plugin's options: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=PluginConfig)
+
+SYNC_ONLY = frozenset({"open_body", "on_close"})
+REVERSED = frozenset({"on_capabilities", "on_login_result", "on_reply", "open_body", "on_close"})
+
+
+class Plugin(Generic[C]):
+    """One plugin of one worker. Subclass it as ``class Mine(Plugin[MyConfig])``."""
+
+    fail: ClassVar[Fail] = Fail.OPEN
+    """What a failure means unless the operator says otherwise."""
+    config_model: ClassVar[type[PluginConfig]] = PluginConfig
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            if get_origin(base) is Plugin and isinstance(get_args(base)[0], type):
+                cls.config_model = get_args(base)[0]
+        _check_hooks(cls)
+
+    def start(self, services: Services) -> Awaitable[None] | None:
+        """Called once per worker before the first session. May be ``async def``. Raise to refuse to start."""
+
+    def stop(self) -> Awaitable[None] | None:
+        """Called once when the worker ends, also after a failed start. May be ``async def``."""
+
+    def on_connect(self, session: SessionView) -> ConnectVerdict | Awaitable[ConnectVerdict]:
+        """A client is connected, PROXY header and implicit TLS are known; the greeting is not sent yet."""
+
+    def on_capabilities(
+        self, session: SessionView, capabilities: Capabilities
+    ) -> Capabilities | None | Awaitable[Capabilities | None]:
+        """A capability list is about to be shown; return another one to show that."""
+
+    def on_login(self, session: SessionView, credentials: Credentials) -> LoginVerdict | Awaitable[LoginVerdict]:
+        """The credentials are complete, whatever the mechanism; no upstream was contacted for them yet."""
+
+    def on_login_result(
+        self, session: SessionView, result: LoginResult
+    ) -> LoginResultVerdict | Awaitable[LoginResultVerdict]:
+        """The upstream has answered. An Answer replaces the text; it cannot turn a failure into a success."""
+
+    def on_maildrop(
+        self, session: SessionView, maildrop: MaildropView
+    ) -> MaildropVerdict | Awaitable[MaildropVerdict]:
+        """Before the first command that needs message numbers. Costs a LIST and a UIDL upstream."""
+
+    def on_command(self, session: SessionView, command: Command) -> CommandVerdict | Awaitable[CommandVerdict]:
+        """A legal command of the TRANSACTION state. QUIT is shown, too, but only Hangup may stop it."""
+
+    def on_reply(
+        self, session: SessionView, command: Command, reply: ReplyView
+    ) -> ReplyVerdict | Awaitable[ReplyVerdict]:
+        """A status line came from upstream and nothing of it has been sent yet."""
+
+    def open_body(self, session: SessionView, command: Command) -> BodyFilter | None:
+        """RETR or TOP was answered ``+OK``; return a filter for the message that follows."""
+
+    def on_message(
+        self, session: SessionView, command: Command, message: MessageView
+    ) -> MessageVerdict | Awaitable[MessageVerdict]:
+        """The whole message of RETR or TOP is spooled and nothing of it has been sent yet."""
+
+    def on_close(self, session: SessionView, summary: SessionSummary) -> None:
+        """The session is over; totals are final."""
+
+
+HOOKS: tuple[str, ...] = (
+    "on_connect",
+    "on_capabilities",
+    "on_login",
+    "on_login_result",
+    "on_maildrop",
+    "on_command",
+    "on_reply",
+    "open_body",
+    "on_message",
+    "on_close",
+)
+
+
+def overrides(cls: type[Plugin[Any]], hook: str) -> bool:
+    """Whether ``cls`` subscribes to ``hook``."""
+    return getattr(cls, hook) is not getattr(Plugin, hook)
+
+
+def is_async(cls: type[Plugin[Any]], hook: str) -> bool:
+    """Whether the hook of ``cls`` is an ``async def``."""
+    return inspect.iscoroutinefunction(getattr(cls, hook))
+
+
+def _check_hooks(cls: type[Plugin[Any]]) -> None:
+    """Refuse a misspelt hook, a wrong signature and a forbidden ``async def`` when the class is made."""
+    for name, member in vars(cls).items():
+        if name in HOOKS or name in ("start", "stop"):
+            wanted = [p.name for p in inspect.signature(getattr(Plugin, name)).parameters.values()]
+            if not callable(member):
+                raise TypeError(f"{cls.__name__}.{name} must be a method")
+            given = [p.name for p in inspect.signature(member).parameters.values()]
+            if given != wanted:
+                raise TypeError(
+                    f"{cls.__name__}.{name} takes ({', '.join(given)}); write ({', '.join(wanted)})"
+                )
+            if name in SYNC_ONLY and inspect.iscoroutinefunction(member):
+                raise TypeError(f"{cls.__name__}.{name} must be a plain def: it is called for every message")
+        elif name.startswith(("on_", "open_")) and callable(member):
+            raise TypeError(f"{cls.__name__}.{name} is no hook; the hooks are: {', '.join(HOOKS)}")

@@ -1,0 +1,263 @@
+"""What popproxy runs: the config compiled to frozen values. One Plan is one generation.
+
+``net`` makes sockets and TLS contexts of it, ``core`` gets a SessionPlan per listener. Nothing here is read again
+from the file, and no repr shows a secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+from popproxy.config.listener import Certificate, Listener
+from popproxy.config.models import Config, Protocol
+from popproxy.config.upstream import Upstream
+from popproxy.config.urls import Bind, Server
+from popproxy.core.chain import Chain, Subscriber
+from popproxy.core.limits import Limits, Timeouts
+from popproxy.core.plan import LegTls, SessionPlan, UpstreamPolicy
+from popproxy.wire.commands import Framing, declared
+
+__all__ = [
+    "AdminPlan",
+    "Bind",
+    "CertificatePlan",
+    "ListenerPlan",
+    "LogPlan",
+    "Plan",
+    "Server",
+    "TlsPlan",
+    "UpstreamPlan",
+    "compile_plan",
+    "state_directory",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePlan:
+    """A certificate chain and its key (None: in the same file), PEM. ``password`` of an encrypted key."""
+
+    cert: Path
+    key: Path | None = None
+    password: SecretStr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPlan:
+    """TLS on the clients' leg. ``ciphers`` None is Mozilla's intermediate list for TLS 1.2.
+
+    Without ``certificates`` a self-signed one is made and kept in ``self_signed_directory``.
+    """
+
+    certificates: tuple[CertificatePlan, ...]
+    minimum: Literal["TLSv1.2", "TLSv1.3"]
+    ciphers: str | None
+    self_signed_directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPlan:
+    """A listener. ``proxy_protocol`` holds the trusted networks; when it is not empty, connections are accepted
+    from these only and must begin with a PROXY header. ``limit`` is the number of connections open at once."""
+
+    name: str
+    bind: tuple[Bind, ...]
+    tls: LegTls
+    session: SessionPlan
+    tls_context: TlsPlan
+    proxy_protocol: tuple[IPv4Network | IPv6Network, ...]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPlan:
+    """An upstream. Each of ``servers`` says its own TLS; ``policy.tls`` is ``implicit`` or ``off`` when all do,
+    else ``starttls``: required on every connection on which TLS is not on already.
+
+    ``ca_file`` None is the system's store; ``server_name`` None is each server's host.
+    """
+
+    name: str
+    servers: tuple[Server, ...]
+    policy: UpstreamPolicy
+    ca_file: Path | None
+    verify: bool
+    server_name: str | None
+    client_certificate: CertificatePlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPlan:
+    """Where /metrics, /healthz and /readyz are."""
+
+    bind: Bind
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """How the log is written; ``file`` None is standard error."""
+
+    format: Literal["json", "console"]
+    level: Literal["debug", "info", "warning", "error"]
+    file: Path | None
+    users: Literal["plain", "hashed", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything popproxy runs by. ``plugins`` are in the order of their tables; ``hash`` tells configs apart and
+    covers no secret; ``source`` is the file, or None when the config came from the command line."""
+
+    listeners: tuple[ListenerPlan, ...]
+    upstreams: Mapping[str, UpstreamPlan]
+    default_upstream: str
+    tls: TlsPlan
+    admin: AdminPlan | None
+    log: LogPlan
+    plugins: tuple[Subscriber, ...]
+    timeouts: Timeouts
+    limits: Limits
+    hash: str
+    source: Path | None = None
+
+
+def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Path | None = None) -> Plan:
+    """The plan of a config that passed all checks. All listeners share one chain of ``plugins``."""
+    tls = TlsPlan(
+        tuple(_certificate(certificate) for certificate in config.tls.certificates),
+        config.tls.minimum,
+        config.tls.ciphers,
+        config.tls.self_signed_directory or state_directory(),
+    )
+    upstreams = {name: _upstream(name, upstream) for name, upstream in config.upstream.items()}
+    default = config.default_upstream or next(iter(upstreams))
+    timeouts, limits = Timeouts(**config.timeouts.model_dump()), Limits(**config.limits.model_dump())
+    shared = SessionPlan(
+        listener="",
+        upstreams={name: upstream.policy for name, upstream in upstreams.items()},
+        default_upstream=default,
+        chain=Chain(plugins),
+        limits=limits,
+        timeouts=timeouts,
+        **_protocol(config.protocol),
+    )
+    taken = {(bind.host, bind.port) for listener in config.listener for bind in listener.bind}
+    return Plan(
+        listeners=tuple(_listener(listener, shared, tls, taken) for listener in config.listener),
+        upstreams=upstreams,
+        default_upstream=default,
+        tls=tls,
+        admin=AdminPlan(replace(config.admin.bind, mode=config.admin.unix_mode)) if config.admin else None,
+        log=LogPlan(config.log.format, config.log.level, config.log.file, config.log.users),
+        plugins=tuple(plugins),
+        timeouts=timeouts,
+        limits=limits,
+        hash=_hash(config, plugins),
+        source=source,
+    )
+
+
+def state_directory() -> Path:
+    """Where popproxy keeps what it makes: $STATE_DIRECTORY, /var/lib/popproxy, or a folder of the user's."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    system = Path("/var/lib/popproxy")
+    nearest = system if system.exists() else system.parent
+    if os.access(nearest, os.W_OK | os.X_OK):
+        return system
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "popproxy"
+
+
+def _certificate(certificate: Certificate) -> CertificatePlan:
+    return CertificatePlan(certificate.cert, certificate.key, certificate.password)
+
+
+def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
+    kinds = {server.tls for server in upstream.servers}
+    tls: LegTls = kinds.pop() if len(kinds) == 1 else "starttls"
+    return UpstreamPlan(
+        name=name,
+        servers=upstream.servers,
+        policy=UpstreamPolicy(name, tls, upstream.mechanism, upstream.initial_response),
+        ca_file=upstream.ca_file,
+        verify=upstream.verify,
+        server_name=upstream.server_name,
+        client_certificate=_certificate(upstream.client_certificate) if upstream.client_certificate else None,
+    )
+
+
+def _protocol(protocol: Protocol) -> dict[str, Any]:
+    verbs = [declared(verb.name.encode("ascii"), Framing(verb.framing)) for verb in protocol.verbs]
+    return {
+        "verbs": {verb.name: verb for verb in verbs},
+        "opened": frozenset(name.encode("ascii") for name in protocol.open),
+        "capabilities": frozenset(name.encode("ascii") for name in protocol.capabilities),
+        "bare_lf": protocol.bare_lf,
+        "pipelining": protocol.pipelining,
+        "implementation": protocol.implementation,
+    }
+
+
+def _listener(listener: Listener, shared: SessionPlan, tls: TlsPlan, taken: set[tuple[str, int]]) -> ListenerPlan:
+    return ListenerPlan(
+        name=listener.name,
+        bind=tuple(
+            replace(
+                bind,
+                mode=listener.unix_mode,
+                v6only=":" in bind.host and (bind.host != "::" or ("0.0.0.0", bind.port) in taken),
+            )
+            for bind in listener.bind
+        ),
+        tls=listener.tls,
+        session=replace(
+            shared,
+            listener=listener.name,
+            tls=listener.tls,
+            auth_before_tls=listener.auth_before_tls == "allow",
+            greeting=listener.greeting,
+        ),
+        tls_context=tls,
+        proxy_protocol=listener.proxy_protocol.trusted if listener.proxy_protocol else (),
+        limit=listener.max_connections,
+    )
+
+
+def _hash(config: Config, plugins: Sequence[Subscriber]) -> str:
+    """12 hexadecimal digits of SHA-256 over the normalized config. Secrets count as present, not by value."""
+    plain = {
+        "config": _plain(config.model_copy(update={"plugin": ()})),
+        "plugins": [
+            [s.name, type(s.plugin).__qualname__, s.fail.value, s.deadline, repr(s.when), _plain(s.plugin.config)]
+            for s in plugins
+        ],
+    }
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _plain(value: object) -> object:
+    """``value`` for JSON, the same in every process."""
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, SecretStr | SecretBytes):
+        return "<secret>"
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return [_plain(item) for item in value]
+    if isinstance(value, frozenset | set):
+        return sorted(json.dumps(_plain(item), sort_keys=True) for item in value)
+    return repr(value.value) if isinstance(value, Enum) else repr(value)

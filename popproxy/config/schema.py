@@ -1,0 +1,134 @@
+"""What editors and operators are given: the JSON Schema of the config, and an example file with every section."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from popproxy.config.models import Config
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+EXAMPLE = """\
+#:schema ./popproxy.schema.json
+# popproxy.toml: an example with every section. `popproxy check` finds all mistakes at once,
+# `popproxy config reference` explains every key. A key behind # has no effect; values shown there are examples.
+# Relative paths begin where this file is. Durations are seconds (600) or "10m"; sizes octets (65536) or "64KiB".
+
+# The upstream of every login that no plugin routes elsewhere. May be left out when there is only one.
+default_upstream = "main"
+
+# Where clients connect: TLS from the first octet.
+[[listener]]
+name = "pop3s"
+bind = ["[::]:995"]                  # all addresses, IPv6 and IPv4; or "192.0.2.1:995", "unix:/run/popproxy/pop3.sock"
+tls  = "implicit"
+# greeting = "mail.example.com POP3 ready"
+# max_connections = 10000
+
+# Clear until the client sends STLS. Logins before that are refused.
+[[listener]]
+name = "pop3"
+bind = ["[::]:110"]
+tls  = "starttls"
+# auth_before_tls = "allow"          # lets passwords travel in clear
+
+# Behind a load balancer that announces the client's address in a PROXY header (v1 or v2).
+[[listener]]
+name = "balanced"
+bind = ["127.0.0.1:1995"]
+tls  = "implicit"
+proxy_protocol = { trusted = ["127.0.0.0/8"] }
+
+# Without certificates, a self-signed one is made on first start.
+[tls]
+# certificates = [{ cert = "/etc/popproxy/mail.pem", key = "/etc/popproxy/mail.key" }]   # several: chosen by SNI
+# certificates = [{ cert = "mail.pem", key = "mail.key", password = { credential = "mail-key" } }]
+minimum = "TLSv1.2"
+# ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20"                # default: Mozilla intermediate
+# self_signed_directory = "/var/lib/popproxy"
+
+# The mail server. pop3s:// is TLS, pop3:// demands STLS; no TLS at all must be written out as pop3+clear://
+[upstream.main]
+servers = ["pop3s://mail1.example.com", "pop3://mail2.example.com"]
+# ca_file = "/etc/popproxy/upstream-ca.pem"              # instead of the system's store
+# server_name = "mail.example.com"                       # for SNI and verification, instead of the URL's host
+# verify = false                                         # lets anyone in between read passwords
+# mechanism = "plain"                                    # or "auto", "user", "login"
+# initial_response = "never"                             # AUTH in two steps, for servers that need it
+# client_certificate = { cert = "/etc/popproxy/proxy.pem", key = "/etc/popproxy/proxy.key" }
+
+[upstream.archive]
+servers = ["pop3s://archive.example.com:995"]
+
+# Plugins, in the order in which requests pass them. Keys other than use, name, when, fail and deadline are the
+# plugin's own. Secrets of plugins: { file = "..." }, { env = "NAME" } or { credential = "NAME" }.
+[[plugin]]
+use = "headers"
+name = "external"
+when = { domain = ["example.com"], network = ["192.0.2.0/24"], listener = ["pop3s"], tls = true }
+fail = "open"                        # "closed": a failure refuses with -ERR [SYS/TEMP]
+deadline = "5s"
+rules = [{ set = "X-Fetched-By", value = "{user} through {listener}" }]
+
+# /metrics, /healthz, /readyz. Without this table there is none.
+[admin]
+bind = "127.0.0.1:9110"              # or "unix:/run/popproxy/admin.sock"
+
+[log]
+format = "json"                      # or "console"
+level = "info"
+users = "plain"                      # or "hashed", "none"
+# file = "/var/log/popproxy/popproxy.log"                # default: standard error
+
+[timeouts]
+idle = "10m"
+command = "2m"
+
+[limits]
+auth_line = "64KiB"
+message_size = "256MiB"
+
+[protocol]
+open = ["LAST"]                      # fenced verbs that are relayed
+# verbs = [{ name = "XFOO", framing = "single" }]        # verbs unknown to popproxy
+# capabilities = ["X-FEATURE"]                           # capabilities unknown to popproxy
+bare_lf = false
+pipelining = true
+implementation = ""
+"""
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a config file."""
+    return {"$schema": DIALECT, **_clean(Config.model_json_schema())}
+
+
+def schema_text() -> str:
+    """The JSON Schema as the file that is shipped."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def example() -> str:
+    """The example file, TOML."""
+    return EXAMPLE
+
+
+def _clean(node: Any) -> Any:
+    """Without what pydantic knows and TOML does not: null, defaults that are null, titles made of key names."""
+    if isinstance(node, list):
+        return [_clean(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    cleaned = {
+        key: {name: _clean(item) for name, item in value.items()} if key in ("properties", "$defs") else _clean(value)
+        for key, value in node.items()
+        if not (key == "default" and value is None) and not (key == "title" and value != Config.model_config["title"])
+    }
+    choices = [choice for choice in cleaned.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) == 1 and "anyOf" in cleaned:
+        del cleaned["anyOf"]
+        return {**choices[0], **cleaned}
+    if choices:
+        cleaned["anyOf"] = choices
+    return cleaned

@@ -1,0 +1,46 @@
+"""Which capabilities are shown: what the upstream can do now and the proxy relays, plus what the proxy itself does.
+
+RFC 2449 section 5: a list may differ before and after TLS and login. USER, SASL and STLS are the proxy's own; TOP,
+UIDL, PIPELINING, EXPIRE, LOGIN-DELAY, UTF8 and LANG are the upstream's and never invented. RESP-CODES and
+AUTH-RESP-CODE are always there, because the proxy's own refusals carry codes (RFC 3206). Unknown capabilities are
+dropped unless the operator passes them: a client could use a command whose framing nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from popproxy.core.plan import SessionPlan
+from popproxy.wire.capabilities import Capabilities
+
+RELAYED: tuple[bytes, ...] = (b"TOP", b"UIDL", b"EXPIRE", b"LOGIN-DELAY", b"UTF8", b"LANG")
+MECHANISMS: tuple[bytes, ...] = (b"PLAIN", b"LOGIN")
+
+
+def announce(
+    plan: SessionPlan, upstream: Capabilities | None, *, logins: bool, stls: bool
+) -> Capabilities:
+    """The list to show. ``logins``: credentials are welcome on this leg now; ``stls``: STLS would be accepted.
+
+    ``upstream`` None is an upstream without CAPA: only what the proxy itself does is certain then.
+    """
+    theirs = upstream if upstream is not None else Capabilities()
+    items: list[tuple[bytes, tuple[bytes, ...]]] = [
+        (name, theirs.parameters(name)) for name in RELAYED if name in theirs
+    ]
+    if plan.pipelining and b"PIPELINING" in theirs:
+        items.append((b"PIPELINING", ()))
+    items += [(b"RESP-CODES", ()), (b"AUTH-RESP-CODE", ())]
+    if logins:
+        items += [(b"USER", ()), (b"SASL", MECHANISMS)]
+    if stls:
+        items.append((b"STLS", ()))
+    items += [(name, theirs.parameters(name)) for name in _others(theirs) if name in plan.capabilities]
+    if plan.implementation:
+        items.append((b"IMPLEMENTATION", tuple(plan.implementation.encode("ascii", "replace").split())))
+    return Capabilities(items)
+
+
+def _others(theirs: Capabilities) -> Iterable[bytes]:
+    known = {*RELAYED, b"PIPELINING", b"RESP-CODES", b"AUTH-RESP-CODE", b"USER", b"SASL", b"STLS", b"IMPLEMENTATION"}
+    return [name for name in theirs if name not in known]

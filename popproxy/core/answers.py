@@ -1,0 +1,294 @@
+"""Replies on their way to the client: matched to commands strictly in order, framed, and passed untouched.
+
+A chunk from upstream leaves as the very same ``bytes`` object unless something in it has to change. Octets that no
+command asked for, and lines that are no status line, break the session: they are never taken for a reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from popproxy.core.body import Sink
+from popproxy.core.careful import Careful
+from popproxy.core.failures import Failure, Kind
+from popproxy.core.flight import CAREFUL, LOCAL, MULTI
+from popproxy.core.message import Spooled
+from popproxy.core.meter import ERR, OK, TIMEOUT, UPSTREAM_LOST
+from popproxy.core.phases import Phase
+from popproxy.wire.commands import VERBS
+from popproxy.wire.framer import BodyScanner
+from popproxy.wire.replies import ALL_OK, err
+
+if TYPE_CHECKING:
+    from popproxy.core.transaction import Transaction
+
+_RETR, _TOP, _DELE = (VERBS[name].index for name in (b"RETR", b"TOP", b"DELE"))
+_MESSAGES = frozenset({_RETR, _TOP, _DELE})
+_LOST = "Connection to the mail server lost"
+_LOST_QUIT = "Connection to the mail server lost; some deletions may not be done"
+
+
+class Answers:
+    """The upstream half of the TRANSACTION stage.
+
+    ``sink`` takes the content of the multi-line reply under way, None passes it. ``held`` are octets that wait for
+    the end of a status line, for a hook or for a spooled message that is still going out (``waiting``).
+    """
+
+    __slots__ = ("_scanner", "_since", "careful", "held", "lost", "sink", "size", "streaming", "t")
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.t = transaction
+        self.held = b""
+        self.sink: Sink | None = None
+        self.streaming = False
+        self.size = 0
+        self.lost: Failure | None = None
+        self.careful = Careful(self)
+        self._scanner = BodyScanner()
+        self._since = 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether upstream octets must wait."""
+        return self.careful.waiting or self.careful.source is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self.t.s.phase is Phase.CLOSED
+
+    def data(self, data: bytes) -> None:
+        """Octets from upstream."""
+        t = self.t
+        s = t.s
+        if self.held:
+            data = self.held + data
+            self.held = b""
+        if self.waiting:
+            self.held = data
+            s.want_upstream = False
+            return
+        now = s.clock()
+        if not t.blocked:
+            s.deadline = now + t.patience
+        if self.streaming or len(t.flight) < 2 or not self._all_good(data, now):
+            self._replies(data, now)
+        t.moved(now)
+
+    def _all_good(self, data: bytes, now: float) -> bool:
+        """The fast road: nothing but positive single lines, as many as single-line replies are due."""
+        t = self.t
+        flight = t.flight
+        count = data.count(b"\n")
+        if count > len(flight) or ALL_OK.fullmatch(data) is None:
+            return False
+        for entry in islice(flight, count):
+            if entry[0]:
+                return False
+        verb, since, run = -1, 0.0, 0
+        for _ in range(count):
+            _, index, at, _ = flight.popleft()
+            if index == verb and at == since:
+                run += 1
+            else:
+                if run:
+                    self.count(verb, OK, now - since, run)
+                verb, since, run = index, at, 1
+        self.count(verb, OK, now - since, run)
+        t.s.to_client.append(data)
+        if flight:
+            self.locals()
+        return True
+
+    def count(self, verb: int, outcome: int, seconds: float, times: int = 1) -> None:
+        """``times`` commands were answered ``seconds`` after they were read."""
+        s = self.t.s
+        s.count(verb, outcome, times)
+        s.meter.latency(verb, seconds, times)
+        if verb in _MESSAGES:
+            for _ in range(times):
+                s.meter.message(verb, outcome == OK)
+            if verb == _RETR and outcome == OK:
+                s.retrieved += times
+                s.view.messages += times
+
+    def _replies(self, data: bytes, now: float) -> None:
+        t = self.t
+        flight = t.flight
+        out = t.s.to_client
+        start = place = 0
+        size = len(data)
+        while place < size:
+            if self.streaming:
+                end = self._scanner.scan(data, place, len(flight) > 1)
+                stop = size if end < 0 else end
+                self.size += stop - place
+                if self.sink is None:
+                    place = stop
+                    if end >= 0:
+                        self.streamed(now)
+                    else:
+                        break
+                else:
+                    self.careful.pour_in(data[place:stop], end >= 0, now)
+                    place = start = stop
+                if flight and flight[0][0] == LOCAL and not self.streaming:
+                    if start < place:
+                        out.append(data[start:place])
+                        start = place
+                    self.locals()
+            else:
+                behind = self._status_end(data, place)
+                if behind <= 0:
+                    break
+                kind, verb, at, thing = flight[0]
+                good = data[place] == 0x2B
+                if kind == CAREFUL:
+                    if start < place:
+                        out.append(data[start:place])
+                    line = data[place:behind]
+                    place = start = behind
+                    self.careful.reply(thing, line, good, now)
+                elif kind == MULTI and good:
+                    self.count(verb, OK, now - at)
+                    place = behind
+                    self.stream(None, now)
+                else:
+                    flight.popleft()
+                    self.count(verb, OK if good else ERR, now - at)
+                    place = behind
+                    if flight and flight[0][0] == LOCAL:
+                        out.append(data[start:place])
+                        start = place
+                        self.locals()
+            if self.waiting:
+                break
+            if t.s.phase is Phase.CLOSED:
+                return
+        if start == 0 and place == size:
+            out.append(data)
+        elif start < place:
+            out.append(data[start:place])
+        if place < size:
+            self._stopped_at(data, place)
+
+    def _stopped_at(self, data: bytes, place: int) -> None:
+        """Something is left: the beginning of a status line, octets that must wait, or a fault."""
+        t = self.t
+        s = t.s
+        if self.waiting:
+            self.held = data[place:]
+            s.want_upstream = False
+            return
+        fault = self._fault(data, place)
+        if fault is not None:
+            s.meter.violation("upstream", "unasked" if fault.kind is Kind.UNASKED else "status")
+            self.fail(fault, UPSTREAM_LOST)
+        else:
+            self.held = data[place:]
+
+    def _status_end(self, data: bytes, place: int) -> int:
+        """Offset behind the status line at ``place``; 0 or less when there is none (yet)."""
+        if not self.t.flight:
+            return 0
+        end = data.find(b"\n", place)
+        if end < 0:
+            return 0
+        third = 3 if data.startswith(b"+OK", place) else 4 if data.startswith(b"-ERR", place) else 0
+        # RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only.
+        if third and data[place + third] in (0x20, 0x0D) and data.find(b"\r", place, end) == end - 1:
+            return end + 1
+        return 0
+
+    def _fault(self, data: bytes, place: int) -> Failure | None:
+        """Why there is no status line at ``place``; None when it only has not come whole."""
+        if not self.t.flight:
+            return Failure(Kind.UNASKED, f"octets that nobody asked for: {data[place : place + 80]!r}")
+        end = data.find(b"\n", place)
+        if end >= 0:
+            return Failure(Kind.PROTOCOL, f"not a status line: {data[place : min(end + 1, place + 80)]!r}")
+        if len(data) - place > self.t.s.plan.limits.reply:
+            return Failure(Kind.OVERLONG, f"a status line of more than {self.t.s.plan.limits.reply} octets")
+        head = data[place : place + 4]
+        if b"-ERR".startswith(head) or b"+OK ".startswith(head) or b"+OK\r".startswith(head):
+            return None
+        return Failure(Kind.PROTOCOL, f"not a status line: {data[place : place + 80]!r}")
+
+    # Replies of more than one line
+
+    def stream(self, sink: Sink | None, now: float) -> None:
+        """A multi-line reply begins; its content goes to ``sink``, None passes it."""
+        self.sink = sink
+        self.streaming = True
+        self._scanner = BodyScanner()
+        self.careful.hold = b""
+        self.size = 0
+        self._since = now
+        self.t.s.enter(Phase.STREAMING)
+
+    def streamed(self, now: float) -> None:
+        """The reply under way has come whole."""
+        t = self.t
+        self.streaming = False
+        self.sink = None
+        entry = t.flight.popleft()
+        t.s.meter.transfer(entry[1], now - self._since, self.size)
+        t.s.enter(Phase.TRANSACTION)
+
+    # The proxy's own replies
+
+    def say(self, reply: bytes | Callable[[], bytes]) -> None:
+        """A reply of the proxy's own, now."""
+        self.t.s.to_client.append(reply if isinstance(reply, bytes) else reply())
+
+    def locals(self) -> None:
+        """The proxy's own replies whose turn it is."""
+        flight = self.t.flight
+        while flight and flight[0][0] == LOCAL and not self.waiting:
+            self.say(flight.popleft()[3])
+
+    # The end
+
+    def close(self) -> None:
+        """Give a spool back."""
+        if isinstance(self.sink, Spooled):
+            self.sink.close()
+        self.careful.source = None
+
+    def quit_due(self) -> None:
+        """UPDATE begins when QUIT is sent and everything before it is answered (RFC 1939 section 6)."""
+        t = self.t
+        last = len(t.flight) == 1 and t.flight[0][0] == CAREFUL and t.flight[0][3].quits
+        if last and t.s.phase is Phase.TRANSACTION:
+            t.s.enter(Phase.UPDATE)
+            t.patience = t.s.plan.timeouts.update
+            t.s.deadline = t.s.clock() + t.patience
+
+    def too_late(self) -> None:
+        """The upstream owes a reply for too long."""
+        kind = Kind.UPDATE_TIMEOUT if self.t.s.phase is Phase.UPDATE else Kind.COMMAND_TIMEOUT
+        self.fail(Failure(kind, "no answer in time"), TIMEOUT)
+
+    def gone(self, failure: Failure) -> None:
+        """The upstream is lost. What has come whole still goes out."""
+        if self.waiting:
+            self.lost = failure
+        else:
+            self.fail(failure, UPSTREAM_LOST)
+
+    def fail(self, failure: Failure, outcome: int) -> None:
+        """Answer the command that is due, if nothing of its reply is out; then close (promise 2)."""
+        t = self.t
+        s = t.s
+        if t.flight:
+            verb = t.flight[0][1]
+            if not self.streaming:
+                s.count(verb, outcome)
+            if not self.streaming or (self.sink is not None and self.sink.untouched):
+                text = _LOST_QUIT if s.phase is Phase.UPDATE else _LOST
+                s.to_client.append(err(text, b"SYS/TEMP"))
+        s.note(failure.rule.level, "upstream_failed", kind=failure.kind.value, detail=failure.detail)
+        s.end(failure.rule.ends, f"{failure.kind.value}: {failure.detail}")

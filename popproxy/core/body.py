@@ -1,0 +1,167 @@
+"""What happens to a multi-line reply that does not pass untouched. A sink is fed its content without terminator.
+
+``feed`` and ``finish`` return octets for the client. ``untouched`` tells whether nothing has gone out yet: then an
+error may still be answered; afterwards the only honest end is to close the connection (promise 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from popproxy.api.bodies import BodyFilter
+from popproxy.api.plugin import Fail
+from popproxy.core.chain import Entry
+from popproxy.wire.dots import Stuffer, Unstuffer
+
+
+class Sink(Protocol):
+    """Takes the content of one multi-line reply, still stuffed."""
+
+    untouched: bool
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Octets for the client."""
+        ...
+
+    def finish(self) -> bytes:
+        """The last octets for the client, terminator included."""
+        ...
+
+
+class Swallow:
+    """Drops the content: the client was answered otherwise."""
+
+    untouched = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Nothing."""
+        return b""
+
+    def finish(self) -> bytes:
+        """Nothing."""
+        return b""
+
+
+class Overlong(Exception):
+    """A reply is larger than what may be held."""
+
+
+class Collect:
+    """Holds the content, at most ``limit`` octets, for whoever asked. Raises Overlong."""
+
+    untouched = True
+
+    def __init__(self, limit: int, then: Callable[[bytes], None]) -> None:
+        self._limit = limit
+        self._size = 0
+        self._parts: list[bytes] = []
+        self._then = then
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Nothing."""
+        self._size += len(chunk)
+        if self._size > self._limit:
+            raise Overlong(f"a listing of more than {self._limit} octets")
+        self._parts.append(chunk)
+        return b""
+
+    def finish(self) -> bytes:
+        """Nothing; who asked gets the content."""
+        self._then(b"".join(self._parts))
+        return b""
+
+
+class FilterFailed(Exception):
+    """A filter failed and its plugin is Fail.CLOSED, or octets are out already."""
+
+
+class FilterStage:
+    """One plugin's filter in the pipeline, with its failure contained.
+
+    While the filter has given nothing on, what it was fed is kept (at most ``KEPT`` octets), so that Fail.OPEN
+    can go on as if the filter were not there.
+    """
+
+    KEPT = 1 << 20
+    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started")
+
+    def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
+        self._entry = entry
+        self._filter: BodyFilter | None = filter
+        self._report = report
+        self._kept: list[bytes] = []
+        self._size = 0
+        self._started = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Through the filter. Raises FilterFailed."""
+        if self._filter is None:
+            return chunk
+        if not self._started:
+            self._size += len(chunk)
+            if self._size <= self.KEPT:
+                self._kept.append(chunk)
+        try:
+            out = self._filter.feed(chunk)
+            if not isinstance(out, bytes):
+                raise TypeError(f"feed() returned {type(out).__name__}, not bytes")
+        except Exception as error:
+            return self._failed(error)
+        if out and not self._started:
+            self._started = True
+            self._kept.clear()
+        return out
+
+    def finish(self) -> bytes:
+        """The filter's last octets. Raises FilterFailed."""
+        if self._filter is None:
+            return b""
+        try:
+            out = self._filter.finish()
+            if not isinstance(out, bytes):
+                raise TypeError(f"finish() returned {type(out).__name__}, not bytes")
+        except Exception as error:
+            return self._failed(error)
+        return out
+
+    def _failed(self, error: Exception) -> bytes:
+        self._report(self._entry, error)
+        if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > self.KEPT:
+            raise FilterFailed(self._entry.subscriber.name) from error
+        self._filter = None
+        kept, self._kept = b"".join(self._kept), []
+        return kept
+
+
+class Filtered:
+    """Un-stuff > filters > stuff. The status line goes out with the first octets that the filters give on."""
+
+    def __init__(self, head: bytes, stages: list[FilterStage]) -> None:
+        self.untouched = True
+        self._head = head
+        self._unstuff = Unstuffer()
+        self._stages = stages
+        self._stuff = Stuffer()
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Filtered octets, stuffed. Raises FilterFailed."""
+        data = self._unstuff.feed(chunk)
+        for stage in self._stages:
+            if not data:
+                return b""
+            data = stage.feed(data)
+        return self._out(self._stuff.feed(data)) if data else b""
+
+    def finish(self) -> bytes:
+        """What the filters held back, and the terminator. Raises FilterFailed."""
+        data = b""
+        for stage in self._stages:
+            data = (stage.feed(data) if data else b"") + stage.finish()
+        return self._out(self._stuff.feed(data) + self._stuff.finish())
+
+    def _out(self, data: bytes) -> bytes:
+        if self.untouched:
+            self.untouched = False
+            return self._head + data
+        return data

@@ -1,0 +1,63 @@
+"""The plugin chain: who is called at which hook, in which order, and what a failure means.
+
+Requests run in the order of the plugin tables, replies and bodies in reverse. What no plugin subscribes to is an
+empty tuple, so a hook nobody uses costs one truth test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from popproxy.api.plugin import HOOKS, REVERSED, Fail, Plugin, is_async, overrides
+from popproxy.api.views import SessionView
+from popproxy.core.conditions import Condition
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """One configured plugin. ``name`` is unique in the config and a metric label; ``deadline`` in seconds."""
+
+    name: str
+    plugin: Plugin[Any]
+    fail: Fail = Fail.OPEN
+    deadline: float = 10.0
+    when: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A hook of one subscriber, bound."""
+
+    subscriber: Subscriber
+    hook: str
+    call: Callable[..., Any]
+    awaits: bool
+
+
+class Chain:
+    """Entries by hook, in call order. Immutable."""
+
+    __slots__ = ("conditional", "hooks", "subscribers")
+
+    def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+        self.subscribers = tuple(subscribers)
+        self.conditional = any(subscriber.when is not None for subscriber in subscribers)
+        self.hooks: dict[str, tuple[Entry, ...]] = {}
+        for hook in HOOKS:
+            entries = [
+                Entry(subscriber, hook, getattr(subscriber.plugin, hook), is_async(type(subscriber.plugin), hook))
+                for subscriber in subscribers
+                if overrides(type(subscriber.plugin), hook)
+            ]
+            self.hooks[hook] = tuple(reversed(entries) if hook in REVERSED else entries)
+
+    def __getitem__(self, hook: str) -> tuple[Entry, ...]:
+        return self.hooks[hook]
+
+    def select(self, view: SessionView, user: str | None) -> Chain:
+        """The chain for this session: subscribers whose condition holds. Itself when no plugin has a ``when``."""
+        if not self.conditional:
+            return self
+        return Chain([s for s in self.subscribers if s.when is None or s.when.applies(view, user)])

@@ -1,0 +1,86 @@
+"""What a session asks of the world: a closed list. The pump carries each out and answers with ``done``.
+
+Effects with an ``id`` are answered exactly once by ``Session.done(id, outcome)``; the others are not answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from popproxy.api.views import TlsView
+from popproxy.core.chain import Entry
+from popproxy.core.failures import Failure
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Connect to a server of ``upstream``, TLS included when its URL says so. Outcome: Dialed or Failure."""
+
+    id: int
+    upstream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialed:
+    """A connection to ``server`` (host and port as text) is there; ``secure`` when TLS is already on."""
+
+    server: str
+    secure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SecureClient:
+    """Send what is due to the client, then start TLS as server. Outcome: TlsView, or Failure (connection gone)."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecureUpstream:
+    """Send what is due upstream, then start TLS as client. Outcome: None when done, or Failure."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Await an async hook, at most its subscriber's deadline. Outcome: Returned."""
+
+    id: int
+    entry: Entry
+    awaitable: Awaitable[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """How an async hook ended: its value, or what it raised (a time-out is a TimeoutError)."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseClient:
+    """Send what is due to the client, then close its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseUpstream:
+    """Close the connection upstream at once. Never preceded by a QUIT that the client did not send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A log line. Fields hold no secret."""
+
+    level: Level
+    event: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+Effect = Dial | SecureClient | SecureUpstream | Await | CloseClient | CloseUpstream | Note
+Outcome = Dialed | TlsView | Returned | Failure | None

@@ -1,0 +1,88 @@
+"""One table of what can go wrong upstream, and what each fault means.
+
+Law: trouble upstream is never [AUTH]; a client that was already answered gets no second answer; ``retry`` says
+whether another server may be tried while the client has not been answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from popproxy.wire.errors import Code, Refusal
+
+
+class Kind(Enum):
+    """Fault kinds. The value is the word used in logs and metrics."""
+
+    DNS = "dns"
+    REFUSED = "refused"
+    CONNECT_TIMEOUT = "timeout"
+    UNREACHABLE = "unreachable"
+    TLS = "tls"
+    NO_STLS = "no_stls"
+    GREETING = "greeting"
+    GREETING_TIMEOUT = "greeting_timeout"
+    LOGIN_TIMEOUT = "login_timeout"
+    COMMAND_TIMEOUT = "command_timeout"
+    UPDATE_TIMEOUT = "update_timeout"
+    LOST = "lost"
+    RESET = "reset"
+    PROTOCOL = "protocol"
+    OVERLONG = "overlong"
+    UNASKED = "unasked"
+    CREDENTIALS = "credentials"
+    BUSY = "busy"
+    INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a fault means: whether another server may be tried, how loud the log is, how the session ended."""
+
+    retry: bool
+    level: Literal["warning", "error"]
+    ends: str
+
+
+_UNAVAILABLE = "Mail server not available, try again later"
+_R = Rule
+RULES: dict[Kind, Rule] = {
+    Kind.DNS: _R(True, "error", "upstream_error"),
+    Kind.REFUSED: _R(True, "error", "upstream_error"),
+    Kind.CONNECT_TIMEOUT: _R(True, "error", "upstream_timeout"),
+    Kind.UNREACHABLE: _R(True, "error", "upstream_error"),
+    Kind.TLS: _R(True, "error", "upstream_error"),
+    Kind.NO_STLS: _R(True, "error", "upstream_error"),
+    Kind.GREETING: _R(True, "error", "upstream_error"),
+    Kind.GREETING_TIMEOUT: _R(True, "error", "upstream_timeout"),
+    Kind.LOGIN_TIMEOUT: _R(False, "error", "upstream_timeout"),
+    Kind.COMMAND_TIMEOUT: _R(False, "warning", "upstream_timeout"),
+    Kind.UPDATE_TIMEOUT: _R(False, "warning", "upstream_timeout"),
+    Kind.LOST: _R(False, "warning", "upstream_eof"),
+    Kind.RESET: _R(False, "warning", "upstream_eof"),
+    Kind.PROTOCOL: _R(False, "error", "upstream_error"),
+    Kind.OVERLONG: _R(False, "error", "upstream_error"),
+    Kind.UNASKED: _R(False, "error", "upstream_error"),
+    Kind.CREDENTIALS: _R(False, "error", "upstream_error"),
+    Kind.BUSY: _R(True, "warning", "upstream_error"),
+    Kind.INTERNAL: _R(False, "error", "upstream_error"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A fault upstream as data. ``detail`` is private and for the log; it holds no secret."""
+
+    kind: Kind
+    detail: str = ""
+
+    @property
+    def rule(self) -> Rule:
+        """What it means."""
+        return RULES[self.kind]
+
+    def refusal(self) -> Refusal:
+        """What a client is told that has not been answered yet (RFC 3206 section 4)."""
+        return Refusal(_UNAVAILABLE, Code.SYS_TEMP, self.detail)

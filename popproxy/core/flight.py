@@ -1,0 +1,65 @@
+"""Commands on their way: what a sent command expects back, and who looks at it.
+
+An entry is a plain tuple because tens of thousands are made per second: (kind, verb index, time read, thing).
+SINGLE and MULTI pass untouched and need no thing; CAREFUL has a Pending; LOCAL has the reply, or what makes it at
+the moment it is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from popproxy.wire.commands import VERBS, Command, Framing, Where
+
+SINGLE, MULTI, CAREFUL, LOCAL = range(4)
+
+FlightEntry = tuple[int, int, float, Any]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A command whose reply is looked at.
+
+    ``sent`` went upstream, ``shown`` is what the client sent. ``collect`` gets (ok, status line, content) of a
+    reply that never goes to the client as it is; ``after`` hears whether the reply was ``+OK``.
+    """
+
+    sent: Command
+    shown: Command
+    collect: Callable[[bool, bytes, bytes], None] | None = None
+    after: Callable[[bool], None] | None = None
+    quits: bool = False
+    uploads: bool = False
+
+
+def _spellings(name: bytes) -> tuple[bytes, bytes]:
+    return name, name.lower()
+
+
+WHOLE_LINES: dict[bytes, tuple[int, int]] = {
+    spelling + b"\r": (MULTI if verb.framing is not Framing.SINGLE else SINGLE, verb.index)
+    for name, verb in VERBS.items()
+    if Where.TRANSACTION in verb.where
+    and verb.least == 0
+    and not verb.fenced
+    and name not in (b"QUIT", b"CAPA")
+    for spelling in _spellings(name)
+}
+"""Lines without an argument (less their LF) that may pass as they are: kind and verb index."""
+
+NUMBERED: dict[bytes, tuple[int, int]] = {
+    spelling: (MULTI if verb.framing is Framing.MULTI else SINGLE, verb.index)
+    for name, verb in VERBS.items()
+    if verb.numbers and verb.most == 1 and not verb.fenced
+    for spelling in _spellings(name)
+}
+"""Verbs whose line may pass as it is when one message number follows."""
+
+
+def careful_entry(
+    command: Command, shown: Command, now: float, collect: Callable[[bool, bytes, bytes], None]
+) -> FlightEntry:
+    """An entry whose whole reply goes to ``collect``."""
+    return (CAREFUL, command.verb.index, now, Pending(command, shown, collect))

@@ -1,0 +1,214 @@
+"""A whole message for on_message: spooled, judged, and only then sent (bounded in memory, then on disk).
+
+The spool holds plain octets. What goes out is made piece by piece while the client takes it, so that a large
+message never stands in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from popproxy.api.header import Header
+from popproxy.api.plugin import Fail
+from popproxy.api.verdicts import Edit, Refuse, Replace
+from popproxy.core import hooks
+from popproxy.core.body import Filtered
+from popproxy.core.chain import Entry
+from popproxy.core.limits import Limits
+from popproxy.core.spool import Spool
+from popproxy.wire.commands import Command
+from popproxy.wire.dots import Stuffer, Unstuffer
+from popproxy.wire.replies import err
+
+HEADER_LIMIT = 256 << 10
+
+
+class Spooled:
+    """A sink that keeps the message until on_message has judged it. ``overflowed`` when it is too large for that."""
+
+    def __init__(self, head: bytes, filtered: Filtered | None, spool: Spool, limits: Limits, command: Command) -> None:
+        self.untouched = True
+        self.overflowed = False
+        self.command = command
+        self.spool = spool
+        self._head = head
+        self._filtered = filtered
+        self._limit = limits.message_size
+        self._unstuff = Unstuffer()
+        self._edits: list[Edit] = []
+        self._replaced: bytes | None = None
+        self._refused: Refuse | None = None
+        self._made: Outlet | None = None
+
+    @property
+    def view(self) -> SpooledView:
+        """What a plugin sees."""
+        return SpooledView(self)
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Nothing: it is kept."""
+        self.spool.write(self._unstuff.feed(chunk))
+        self.overflowed = self.spool.octets > self._limit
+        return b""
+
+    def finish(self) -> bytes:
+        """Nothing: on_message comes first."""
+        return b""
+
+    def close(self) -> None:
+        """Give the spool back."""
+        self.spool.close()
+
+    def use(self, entry: Entry, verdict: Any) -> bool:
+        """A verdict of on_message. Edits add up; a replacement or a refusal ends the chain."""
+        if isinstance(verdict, Edit):
+            self._edits.append(verdict)
+            return False
+        if isinstance(verdict, Replace):
+            self._replaced = verdict.message
+        else:
+            self._refused = verdict
+        return True
+
+    def too_large(self, entries: tuple[Entry, ...], host: hooks.Host) -> bool:
+        """Whether a plugin that must see every message is closed; each of them is told in the log."""
+        error = OverflowError(f"a message of more than {self._limit} octets cannot be spooled")
+        closed = False
+        for entry in entries:
+            hooks.report(host, entry, error)
+            closed = closed or entry.subscriber.fail is Fail.CLOSED
+        return closed
+
+    def continued(self) -> Continued:
+        """The sink for what is still to come of a message that passes unseen."""
+        self.untouched = False
+        return Continued(self._outlet(), self._unstuff)
+
+    def replay(self) -> Iterator[bytes]:
+        """The reply so far, for a message that passes unseen."""
+        outlet = self._outlet()
+        for chunk in self.spool.chunks():
+            piece = outlet.feed_plain(chunk)
+            if piece:
+                yield piece
+        self.spool.close()
+
+    def decided(self) -> Iterator[bytes]:
+        """The reply as judged, terminator included."""
+        if self._refused is not None:
+            self.spool.close()
+            yield err(self._refused.text, None if self._refused.code is None else self._refused.code.value)
+            return
+        outlet = self._outlet()
+        for chunk in self._content():
+            piece = outlet.feed_plain(chunk)
+            if piece:
+                yield piece
+        yield outlet.finish()
+        self.spool.close()
+
+    def _content(self) -> Iterator[bytes]:
+        if self._replaced is not None:
+            yield self._replaced
+            return
+        if not self._edits:
+            yield from self.spool.chunks()
+            return
+        header = self.view.header
+        yield edited(header, self._edits)
+        yield from self.spool.chunks(len(header))
+
+    def _outlet(self) -> Outlet:
+        if self._made is None:
+            self._made = Outlet(self._head, self._filtered)
+        return self._made
+
+
+class Outlet:
+    """Plain octets in, the reply as it travels out: through the streaming filters, if any."""
+
+    def __init__(self, head: bytes, filtered: Filtered | None) -> None:
+        self._head = head
+        self._filtered = filtered
+        self._stuff = Stuffer()
+        self._plain = Stuffer()
+
+    def feed_plain(self, chunk: bytes) -> bytes:
+        """More of the message. A filter that fails raises FilterFailed."""
+        if self._filtered is not None:
+            return self._filtered.feed(self._plain.feed(chunk))
+        head, self._head = self._head, b""
+        return head + self._stuff.feed(chunk)
+
+    def finish(self) -> bytes:
+        """The end of the reply."""
+        if self._filtered is not None:
+            return self._filtered.finish()
+        head, self._head = self._head, b""
+        return head + self._stuff.finish()
+
+
+class Continued:
+    """Streams the rest of a message that was too large to spool."""
+
+    untouched = False
+
+    def __init__(self, outlet: Outlet, unstuff: Unstuffer) -> None:
+        self._outlet = outlet
+        self._unstuff = unstuff
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See Sink."""
+        return self._outlet.feed_plain(self._unstuff.feed(chunk))
+
+    def finish(self) -> bytes:
+        """See Sink."""
+        return self._outlet.finish()
+
+
+class SpooledView:
+    """api.MessageView on a spool."""
+
+    def __init__(self, sink: Spooled) -> None:
+        self._sink = sink
+
+    @property
+    def octets(self) -> int:
+        """See MessageView."""
+        return self._sink.spool.octets
+
+    @property
+    def number(self) -> int:
+        """See MessageView."""
+        return self._sink.command.message or 0
+
+    @property
+    def header(self) -> bytes:
+        """See MessageView."""
+        found = b""
+        for chunk in self._sink.spool.chunks():
+            found += chunk
+            if found.startswith(b"\r\n"):
+                return b"\r\n"
+            end = found.find(b"\r\n\r\n")
+            if end >= 0:
+                return found[: end + 4]
+            if len(found) >= HEADER_LIMIT:
+                return found[:HEADER_LIMIT]
+        return found
+
+    def chunks(self) -> Iterator[bytes]:
+        """See MessageView."""
+        return self._sink.spool.chunks()
+
+
+def edited(header: bytes, edits: list[Edit]) -> bytes:
+    """``header`` with all ``edits`` made, in order."""
+    fields = Header(header)
+    for edit in edits:
+        for name in edit.remove:
+            fields.remove(name)
+        for name, value in reversed(edit.add):
+            fields.add(name, value)
+    return bytes(fields)

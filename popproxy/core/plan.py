@@ -1,0 +1,54 @@
+"""What a session is born with: compiled by config, never changed, shared by all sessions of a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from popproxy.core.chain import Chain
+from popproxy.core.limits import Limits, Timeouts
+from popproxy.wire.commands import Verb
+
+LegTls = Literal["off", "starttls", "implicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPolicy:
+    """How the proxy speaks to one upstream. ``tls`` is what the server's URL asks for.
+
+    ``mechanism``: ``auto`` takes USER and PASS unless the upstream announces only SASL. ``initial_response``:
+    ``auto`` sends AUTH in one line when the upstream announces SASL and the line fits (RFC 5034), ``never``
+    always in two steps, ``always`` in one line whatever its length.
+    """
+
+    name: str
+    tls: LegTls = "starttls"
+    mechanism: Literal["auto", "user", "plain", "login"] = "auto"
+    initial_response: Literal["auto", "never", "always"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """Everything a session decides by.
+
+    ``verbs`` are the operator's declared verbs by upper-case name, ``opened`` the names of fenced verbs that are
+    relayed. ``greeting`` is the text behind ``+OK``. ``implementation`` is announced in CAPA when not empty.
+    """
+
+    listener: str
+    upstreams: Mapping[str, UpstreamPolicy]
+    default_upstream: str
+    tls: LegTls = "off"
+    auth_before_tls: bool = False
+    greeting: str = "POP3 ready"
+    implementation: str = ""
+    bare_lf: bool = False
+    pipelining: bool = True
+    verbs: Mapping[bytes, Verb] = field(default_factory=dict)
+    opened: frozenset[bytes] = frozenset()
+    capabilities: frozenset[bytes] = frozenset()
+    """Unknown capabilities of the upstream that are passed on."""
+    chain: Chain = field(default_factory=Chain)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)

@@ -1,0 +1,312 @@
+"""The session: a pure machine between one client and one upstream (RFC 1939 section 3).
+
+The contract with the pump: call ``client_data``, ``client_eof``, ``client_gone``, ``upstream_data``,
+``upstream_gone``, ``client_blocked``, ``done`` and ``tick`` as things happen; after each call drain ``to_client``,
+``to_upstream`` and ``effects``, obey ``want_client`` and ``want_upstream`` (whether octets are welcome now), call
+``tick`` when ``deadline`` has passed and, while ``pulling``, ``drained`` whenever the client's write buffer has
+room. Nothing a peer sends makes it raise; what comes out does not depend on how the input was cut. It never puts
+QUIT on the wire that the client did not send, and never invents an end of message.
+
+Two stages share the work: Authorization until the login, Transaction after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, Protocol
+
+from popproxy.api.views import SessionSummary, SessionView
+from popproxy.core import hooks
+from popproxy.core.authorization import Authorization
+from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Note, Outcome
+from popproxy.core.failures import Failure
+from popproxy.core.login import Knowledge
+from popproxy.core.meter import OUTCOMES, SessionMeter
+from popproxy.core.phases import TRANSITIONS, Phase
+from popproxy.core.plan import SessionPlan
+from popproxy.core.spool import Spool
+from popproxy.core.transaction import Transaction
+from popproxy.wire.commands import VERB_NAMES
+from popproxy.wire.errors import Code, Refusal
+
+
+class Stage(Protocol):
+    """One half of a session's life."""
+
+    def client(self, data: bytes) -> None:
+        """Octets from the client."""
+        ...
+
+    def upstream(self, data: bytes) -> None:
+        """Octets from upstream."""
+        ...
+
+    def upstream_gone(self, failure: Failure) -> None:
+        """The connection upstream is gone."""
+        ...
+
+    def expired(self) -> None:
+        """The deadline passed."""
+        ...
+
+    def owes(self) -> bool:
+        """Whether the client still has something to come."""
+        ...
+
+    def drained(self) -> None:
+        """The client's write buffer has room again."""
+        ...
+
+    def stalled(self, blocked: bool) -> None:
+        """The client's write buffer is full, or has room again."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held."""
+        ...
+
+
+class Session:
+    """One client connection. ``clock`` gives seconds that never go back; ``spool`` makes places for messages."""
+
+    __slots__ = (
+        "_asked",
+        "_next_id",
+        "_stage",
+        "bad_commands",
+        "clock",
+        "deadline",
+        "detail",
+        "effects",
+        "knowledge",
+        "leaving",
+        "meter",
+        "octets_in",
+        "octets_out",
+        "phase",
+        "plan",
+        "pulling",
+        "reason",
+        "retrieved",
+        "spool",
+        "started",
+        "state_at_end",
+        "tally",
+        "to_client",
+        "to_upstream",
+        "upstream_open",
+        "view",
+        "want_client",
+        "want_upstream",
+    )
+
+    def __init__(
+        self,
+        plan: SessionPlan,
+        view: SessionView,
+        meter: SessionMeter,
+        knowledge: Knowledge,
+        clock: Callable[[], float],
+        spool: Callable[[int], Spool],
+    ) -> None:
+        self.plan = plan
+        self.view = view
+        self.meter = meter
+        self.knowledge = knowledge
+        self.clock = clock
+        self.spool = spool
+        self.to_client: list[bytes] = []
+        self.to_upstream: list[bytes] = []
+        self.effects: list[Effect] = []
+        self.want_client = True
+        self.want_upstream = True
+        self.pulling = False
+        self.started = clock()
+        self.deadline = self.started + plan.timeouts.pre_auth
+        self.phase = Phase.GREETING
+        self.state_at_end = ""
+        self.reason = ""
+        self.detail = ""
+        self.tally: dict[int, int] = {}
+        self.octets_in = 0
+        self.octets_out = 0
+        self.retrieved = 0
+        self.bad_commands = 0
+        self.upstream_open = False
+        self.leaving = False
+        self._next_id = 0
+        self._asked: dict[int, Callable[[Any], None]] = {}
+        self._stage: Stage = Authorization(self)
+
+    # What the pump calls
+
+    def start(self) -> None:
+        """The client is connected; PROXY header and implicit TLS are known. Greets, unless a plugin refuses."""
+        stage = self._stage
+        if isinstance(stage, Authorization):
+            stage.start()
+
+    def client_data(self, data: bytes) -> None:
+        """Octets from the client, after TLS."""
+        if self.phase is not Phase.CLOSED:
+            self.octets_in += len(data)
+            self._stage.client(data)
+            if self.leaving:
+                self._settle()
+
+    def client_eof(self) -> None:
+        """The client will send no more. What it is owed is still sent."""
+        self.leave("client_eof")
+        self._settle()
+
+    def client_gone(self, reason: str = "client_reset") -> None:
+        """The client's connection is gone."""
+        self.end(reason)
+
+    def upstream_data(self, data: bytes) -> None:
+        """Octets from upstream, after TLS."""
+        if self.phase is not Phase.CLOSED:
+            self._stage.upstream(data)
+            if self.leaving:
+                self._settle()
+
+    def upstream_gone(self, failure: Failure) -> None:
+        """The connection upstream ended or broke."""
+        if self.upstream_open and self.phase is not Phase.CLOSED:
+            self.upstream_open = False
+            self._stage.upstream_gone(failure)
+            if self.leaving:
+                self._settle()
+
+    def done(self, id: int, outcome: Outcome) -> None:
+        """The outcome of an effect. Outcomes that come after the end are dropped."""
+        answer = self._asked.pop(id, None)
+        if answer is not None and self.phase is not Phase.CLOSED:
+            answer(outcome)
+            if self.leaving:
+                self._settle()
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        if self.clock() >= self.deadline and self.phase is not Phase.CLOSED:
+            self._stage.expired()
+
+    def drained(self) -> None:
+        """The client's write buffer has room: go on with a spooled message."""
+        if self.phase is not Phase.CLOSED:
+            self._stage.drained()
+            if self.leaving:
+                self._settle()
+
+    def client_blocked(self, blocked: bool) -> None:
+        """The client takes less than comes for it, or takes it again: its idle time counts, not the upstream's."""
+        if self.phase is not Phase.CLOSED:
+            self._stage.stalled(blocked)
+
+    def stop(self) -> None:
+        """The worker shuts down: an idle session ends without a word, a streaming one behind its reply."""
+        self.leave("shutdown")
+        self._settle()
+
+    def summary(self) -> SessionSummary:
+        """Final totals; on_close hooks are called. Call it once, when both connections are gone."""
+        counts: dict[str, int] = {}
+        deleted = 0
+        for index, count in self.tally.items():
+            verb, outcome = divmod(index, len(OUTCOMES))
+            name = VERB_NAMES[verb]
+            counts[name] = counts.get(name, 0) + count
+            if name == "DELE" and outcome == 0:
+                deleted = count
+        summary = SessionSummary(
+            self.reason,
+            self.state_at_end,
+            self.clock() - self.started,
+            counts,
+            self.retrieved,
+            deleted,
+            self.octets_in,
+            self.octets_out,
+        )
+        for entry in self.plan.chain.select(self.view, self.view.user)["on_close"]:
+            try:
+                entry.call(self.view, summary)
+            except Exception as error:
+                hooks.report(self, entry, error)
+        return summary
+
+    # What the stages call
+
+    def ask(self, answer: Callable[[Any], None]) -> int:
+        """An id for an effect; ``answer`` gets its outcome."""
+        self._next_id += 1
+        self._asked[self._next_id] = answer
+        return self._next_id
+
+    def enter(self, phase: Phase) -> None:
+        """Go to ``phase``."""
+        if phase not in TRANSITIONS[self.phase]:
+            raise RuntimeError(f"no way from {self.phase.value} to {phase.value}")
+        self.phase = phase
+        self.view.phase = phase.value
+
+    def transact(self, pipelining: bool, rest: bytes) -> None:
+        """The login succeeded: hand over to the next stage. ``rest`` is what the client sent behind it."""
+        self.enter(Phase.TRANSACTION)
+        stage = Transaction(self, pipelining)
+        self._stage = stage
+        stage.begin(rest)
+
+    def note(self, level: Level, event: str, **fields: object) -> None:
+        """A log line."""
+        self.effects.append(Note(level, event, fields))
+
+    def count(self, verb: int, outcome: int, times: int = 1) -> None:
+        """``times`` commands of this verb were answered."""
+        index = verb * 6 + outcome
+        self.meter.commands[index] += times
+        self.tally[index] = self.tally.get(index, 0) + times
+
+    def bad_command(self, verb: int, outcome: int, kind: str, text: str) -> bytes:
+        """Count a refused line and give its reply; too many end the session behind it."""
+        self.count(verb, outcome)
+        if kind:
+            self.meter.violation("client", kind)
+            self.bad_commands += 1
+            if self.bad_commands >= self.plan.limits.bad_commands:
+                self.leave("protocol_error", "too many bad commands")
+        code = Code.SYS_PERM if outcome == 2 else None
+        return Refusal(text, code).line()
+
+    def close_upstream(self) -> None:
+        """Close the connection upstream, or stop dialing."""
+        self.upstream_open = False
+        self.effects.append(CloseUpstream())
+
+    def leave(self, reason: str, detail: str = "") -> None:
+        """End the session as soon as the client is owed nothing more. The first reason counts."""
+        if not self.leaving:
+            self.leaving = True
+            self.reason = reason
+            self.detail = detail
+
+    def end(self, reason: str, detail: str = "") -> None:
+        """End the session; what stands in ``to_client`` is still sent. The first reason counts."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.reason = self.reason or reason
+        self.detail = self.detail or detail
+        self.state_at_end = self.phase.value
+        self.enter(Phase.CLOSED)
+        self._stage.close()
+        self.pulling = False
+        self.deadline = inf
+        self._asked.clear()
+        self.effects.append(CloseUpstream())
+        self.effects.append(CloseClient())
+        self.upstream_open = False
+
+    def _settle(self) -> None:
+        if self.phase is not Phase.CLOSED and not self._stage.owes():
+            self.end(self.reason)

@@ -1,0 +1,107 @@
+"""All metrics of one worker, and the one collector that shows them to prometheus_client."""
+
+from __future__ import annotations
+
+import platform
+import ssl
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric as Family
+
+from popproxy import __version__
+from popproxy.metrics.cells import Block, Families
+from popproxy.metrics.counters import PluginCounters, PluginMetrics
+from popproxy.metrics.exposition import family
+from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
+from popproxy.metrics.names import LAG, METRICS
+
+
+class WorkerMetrics:
+    """Makes every meter of a worker and collects them into ``registry``.
+
+    ``plugins`` are pairs of a plugin's name and the hooks it overrides. ``dropped`` tells how many log records were
+    lost so far. A reload binds what is new with the same methods; what exists goes on counting.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        listeners: Sequence[str] = (),
+        upstreams: Sequence[str] = (),
+        plugins: Sequence[tuple[str, Sequence[str]]] = (),
+        dropped: Callable[[], int] = int,
+    ) -> None:
+        self._families = Families()
+        self._hooks = Hooks(self._families)
+        self._counters = PluginCounters()
+        self._dropped = dropped
+        self._log_records = self._families.counters["log_records_dropped"].bind()
+        self._draining = self._families.gauges["draining"].bind()
+        self._lag = self._families.histograms["event_loop_lag_seconds"].bind()[0]
+        self._listeners: dict[str, ListenerMeter] = {}
+        self._upstreams: dict[str, UpstreamMeter] = {}
+        for name in listeners:
+            self.listener(name)
+        for name in upstreams:
+            self.upstream(name)
+        for name, hooks in plugins:
+            self.hooks(name, hooks)
+        registry.register(self)
+
+    def listener(self, name: str) -> ListenerMeter:
+        """The meter of a configured listener, made if it is new."""
+        if name not in self._listeners:
+            self._listeners[name] = ListenerMeter(self._families, self._hooks, name)
+        return self._listeners[name]
+
+    def upstream(self, name: str) -> UpstreamMeter:
+        """The meter of a configured upstream, made if it is new."""
+        if name not in self._upstreams:
+            self._upstreams[name] = UpstreamMeter(self._families, name)
+        return self._upstreams[name]
+
+    def hooks(self, plugin: str, hooks: Sequence[str]) -> None:
+        """Make the series of a configured plugin and the hooks it overrides."""
+        self._hooks.bind(plugin, hooks)
+
+    def plugin(self, name: str) -> PluginMetrics:
+        """``services.metrics`` of a configured plugin."""
+        return self._counters.of(name)
+
+    def build(self, loop: str) -> None:
+        """What runs; ``loop`` names the event loop and its version."""
+        self._families.gauges["build_info"].only(
+            1.0, __version__, platform.python_version(), ssl.OPENSSL_VERSION, loop
+        )
+
+    def config(self, digest: str) -> None:
+        """The hash of the config in force; the one before is forgotten."""
+        self._families.gauges["config_info"].only(1.0, digest)
+
+    def draining(self, on: bool) -> None:
+        """Whether the process shuts down."""
+        self._draining[0] = int(on)
+
+    def lag(self, seconds: float) -> None:
+        """A timer fired ``seconds`` late."""
+        self._lag[bisect_left(LAG, seconds)] += 1
+        self._lag[-1] += seconds
+
+    def snapshot(self) -> list[Block]:
+        """Every metric as plain data, fit for marshal."""
+        return list(self._blocks())
+
+    def _blocks(self) -> Iterator[Block]:
+        self._log_records[0] = self._dropped()
+        yield from self._families.blocks()
+        yield from self._counters.blocks()
+
+    def collect(self) -> Iterable[Family]:
+        """prometheus_client's Collector: one family after the other."""
+        return map(family, self._blocks())
+
+    def describe(self) -> Iterable[Family]:
+        """All names of the table, so that a second registration is refused."""
+        return [Family(m.full_name, m.help, m.kind) for m in METRICS.values()]

@@ -1,0 +1,88 @@
+"""From cells to the text a Prometheus reads. The formats and the choice between them are prometheus_client's.
+
+No ``_created`` series: they double the output and nothing here reads them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from popproxy.metrics.cells import Block
+
+_go_float: Callable[[float], str] = floatToGoString
+_END = b"# EOF\n"
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with the collectors of prometheus_client for the process, the platform and the garbage collector."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def family(block: Block) -> Family:
+    """A block as prometheus_client takes it."""
+    kind, name, text, labels, _, buckets, series = block
+    if kind == "histogram":
+        found = HistogramMetricFamily(name, text, labels=labels)
+        bounds = [*(_go_float(bound) for bound in buckets), "+Inf"]
+        for values, cell in series:
+            assert isinstance(cell, list)
+            counts = accumulate(cell[:-1])
+            found.add_metric(values, list(zip(bounds, counts, strict=True)), cell[-1])
+        return found
+    plain = CounterMetricFamily(name, text, labels=labels) if kind == "counter" else GaugeMetricFamily(
+        name, text, labels=labels
+    )  # fmt: skip
+    for values, value in series:
+        assert not isinstance(value, list)
+        plain.add_metric(values, value)
+    return plain
+
+
+class _Part:
+    """One collected family in the shape of a registry."""
+
+    def __init__(self, found: Family) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Family]:
+        """The family."""
+        return (self._found,)
+
+
+def render(registry: CollectorRegistry, accept: str = "", pause: float = 0.0) -> tuple[bytes, str]:
+    """The whole exposition and its content type: text, or OpenMetrics when the Accept header asks for it.
+
+    Thousands of samples take tens of milliseconds. In a thread beside an event loop, give a ``pause`` (seconds) that
+    is slept between two metrics: the loop then waits for one metric at most, not for the interpreter's switch
+    interval again and again.
+    """
+    encode, content_type = _encoder(accept)
+    parts: list[bytes] = []
+    for found in registry.collect():
+        parts.append(encode(_Part(found)).removesuffix(_END))
+        if pause:
+            time.sleep(pause)
+    if content_type.startswith("application/openmetrics-text"):
+        parts.append(_END)
+    return b"".join(parts), content_type
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """prometheus_client's choice; the plain text format when the header is broken."""
+    try:
+        return choose_encoder(accept)
+    except TypeError:
+        return choose_encoder("")

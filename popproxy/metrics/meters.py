@@ -1,0 +1,276 @@
+"""What the rooms below count with. One ListenerMeter per listener, one UpstreamMeter per upstream, all bound once.
+
+ListenerMeter has the shape that core asks of a session's meter. Strings are looked up in enums, and what is
+unknown is counted as ``_other``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from popproxy.metrics.cells import Cell, Families, Index
+from popproxy.metrics.names import (
+    ATTEMPTED,
+    CONNECT,
+    DIAL_FAULTS,
+    FAST,
+    LIFE,
+    METRICS,
+    OTHER,
+    SHORT,
+    SIZES,
+    STATES,
+)
+from popproxy.wire.commands import VERB_NAMES
+
+Side = Literal["client", "upstream"]
+TlsMode = Literal["implicit", "stls"]
+DialPhase = Literal["dns", "tcp", "tls", "greeting"]
+
+_INDEXES = {
+    name: Index(METRICS[name])
+    for name in (
+        "connections_rejected", "proxy_protocol_errors", "tls_handshakes", "tls_handshake_failures",
+        "tls_handshake_duration_seconds", "auth_attempts", "auth_duration_seconds", "sessions_active", "sessions",
+        "command_transfer_duration_seconds", "protocol_violations", "messages", "backpressure_pauses",
+        "upstream_connections", "upstream_connect_duration_seconds", "plugin_calls", "plugin_errors",
+    )
+}  # fmt: skip
+_REJECTED = _INDEXES["connections_rejected"]
+_PROXY = _INDEXES["proxy_protocol_errors"]
+_TLS = _INDEXES["tls_handshakes"]
+_TLS_FAILED = _INDEXES["tls_handshake_failures"]
+_TLS_TIME = _INDEXES["tls_handshake_duration_seconds"]
+_AUTH = _INDEXES["auth_attempts"]
+_AUTH_TIME = _INDEXES["auth_duration_seconds"]
+_STATE = _INDEXES["sessions_active"]
+_ENDED = _INDEXES["sessions"]
+_VIOLATION = _INDEXES["protocol_violations"]
+_PAUSE = _INDEXES["backpressure_pauses"]
+_DIAL = _INDEXES["upstream_connections"]
+_DIAL_TIME = _INDEXES["upstream_connect_duration_seconds"]
+_VERDICT = _INDEXES["plugin_calls"]
+_ACTION = _INDEXES["plugin_errors"]
+
+_OTHER_STATE = _STATE[OTHER,]
+_STATE_OF: dict[str, int | None] = {phase: _STATE[state,] for phase, state in STATES.items()}
+_STATE_OF |= {"": None, "closed": None}
+_RETR = VERB_NAMES.index("RETR")
+_MESSAGE = {VERB_NAMES.index(verb): _INDEXES["messages"][verb, "ok"] for verb in ("RETR", "TOP", "DELE")}
+_TRANSFER = [_INDEXES["command_transfer_duration_seconds"][verb,] for verb in VERB_NAMES]
+
+
+@dataclass(frozen=True, slots=True)
+class HookCells:
+    """The cells of one hook of one plugin."""
+
+    calls: list[int]
+    errors: list[int]
+    seconds: Cell
+
+
+class Hooks(dict[tuple[str, str], HookCells]):
+    """Cells by plugin and hook. What was never bound is counted together under ``_other``."""
+
+    def __init__(self, families: Families) -> None:
+        super().__init__()
+        self._families = families
+        self._other = self._cells(OTHER, OTHER)
+
+    def bind(self, plugin: str, hooks: Sequence[str]) -> None:
+        """Make the cells of a configured plugin. May be repeated; the counts go on."""
+        for hook in hooks:
+            self[plugin, hook] = self._cells(plugin, hook)
+
+    def _cells(self, plugin: str, hook: str) -> HookCells:
+        counters, histograms = self._families.counters, self._families.histograms
+        return HookCells(
+            counters["plugin_calls"].bind(plugin, hook),
+            counters["plugin_errors"].bind(plugin, hook),
+            histograms["plugin_duration_seconds"].bind(plugin, hook)[0],
+        )
+
+    def __missing__(self, key: tuple[str, str]) -> HookCells:
+        return self._other
+
+
+class ListenerMeter:
+    """The counters of one listener: what core's SessionMeter asks for, and what the pump and the listener count.
+
+    Seconds are never negative. All methods belong to the event loop's thread.
+    """
+
+    __slots__ = (
+        "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_families", "_hooks", "_latency",
+        "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected", "_sizes", "_states", "_tls",
+        "_tls_failed", "_tls_time", "_transfer", "_violations", "commands", "pipelined",
+    )  # fmt: skip
+
+    def __init__(self, families: Families, hooks: Hooks, name: str) -> None:
+        counters, gauges, histograms = families.counters, families.gauges, families.histograms
+        self._name = name
+        self._families = families
+        self._hooks = hooks
+        self.commands: list[int] = counters["commands"].bind(name)
+        self.pipelined: list[int] = counters["pipelined_commands"].bind(name)
+        self._connections = counters["connections"].bind(name)
+        self._rejected = counters["connections_rejected"].bind(name)
+        self._proxy = counters["proxy_protocol_errors"].bind(name)
+        self._tls = counters["tls_handshakes"].bind(name)
+        self._tls_failed = counters["tls_handshake_failures"].bind(name)
+        self._attempts = counters["auth_attempts"].bind(name)
+        self._ended = counters["sessions"].bind(name)
+        self._messages = counters["messages"].bind()
+        self._violations = counters["protocol_violations"].bind()
+        self._bytes = counters["transferred_bytes"].bind()
+        self._pauses = counters["backpressure_pauses"].bind()
+        self._active = gauges["connections_active"].bind(name)
+        self._limit = gauges["connections_limit"].bind(name)
+        self._states = gauges["sessions_active"].bind(name)
+        self._tls_time = histograms["tls_handshake_duration_seconds"].bind(name)
+        self._life = histograms["session_duration_seconds"].bind(name)[0]
+        self._latency = histograms["command_duration_seconds"].bind()
+        transfers = histograms["command_transfer_duration_seconds"].bind()
+        self._transfer = [transfers[row] for row in _TRANSFER]
+        self._auth_time = histograms["auth_duration_seconds"].bind()
+        self._sizes = histograms["message_size_bytes"].bind()[0]
+
+    def latency(self, verb: int, seconds: float, count: int) -> None:
+        """``count`` commands of this verb got the first octet of their reply after ``seconds``."""
+        cell = self._latency[verb]
+        cell[bisect_left(FAST, seconds)] += count
+        cell[-1] += seconds * count
+
+    def transfer(self, verb: int, seconds: float, octets: int) -> None:
+        """A multi-line reply of ``octets`` took ``seconds`` from its first to its last octet."""
+        cell = self._transfer[verb]
+        cell[bisect_left(FAST, seconds)] += 1
+        cell[-1] += seconds
+        if verb == _RETR:
+            sizes = self._sizes
+            sizes[bisect_left(SIZES, octets)] += 1
+            sizes[-1] += octets
+
+    def message(self, verb: int, ok: bool) -> None:
+        """RETR, TOP or DELE was answered."""
+        self._messages[_MESSAGE[verb] + (not ok)] += 1
+
+    def auth(self, mechanism: str, result: str, seconds: float) -> None:
+        """A login attempt ended ``seconds`` after the credentials were complete (not timed when they never were)."""
+        self._attempts[_AUTH[mechanism, result]] += 1
+        if result in ATTEMPTED:
+            cell = self._auth_time[_AUTH_TIME[mechanism, "ok" if result == "ok" else "fail"]]
+            cell[bisect_left(FAST, seconds)] += 1
+            cell[-1] += seconds
+
+    def violation(self, side: str, kind: str) -> None:
+        """``side`` is ``client`` or ``upstream``."""
+        self._violations[_VIOLATION[side, kind]] += 1
+
+    def plugin(self, plugin: str, hook: str, verdict: str, seconds: float) -> None:
+        """A hook was called and returned in time."""
+        cells = self._hooks[plugin, hook]
+        cells.calls[_VERDICT[verdict,]] += 1
+        cells.seconds[bisect_left(SHORT, seconds)] += 1
+        cells.seconds[-1] += seconds
+
+    def plugin_error(self, plugin: str, hook: str, action: str) -> None:
+        """A hook raised, hung or lied."""
+        self._hooks[plugin, hook].errors[_ACTION[action,]] += 1
+
+    def connection(self) -> None:
+        """A client was accepted."""
+        self._connections[0] += 1
+
+    def rejected(self, reason: str) -> None:
+        """A client was closed before its greeting (``reason`` of names.REJECTIONS)."""
+        self._rejected[_REJECTED[reason,]] += 1
+
+    def active(self, change: int) -> None:
+        """A connection was opened (1) or closed (-1)."""
+        self._active[0] += change
+
+    def limit(self, connections: int) -> None:
+        """How many connections the listener takes at once."""
+        self._limit[0] = connections
+
+    def proxy_error(self, reason: str) -> None:
+        """A bad or missing PROXY header (``reason`` of names.PROXY_ERRORS)."""
+        self._proxy[_PROXY[reason,]] += 1
+
+    def tls_ok(self, mode: TlsMode, version: str, cipher: str, resumed: bool, seconds: float) -> None:
+        """A handshake was completed; version and cipher as OpenSSL names them."""
+        self._tls[_TLS[mode, version, cipher, "true" if resumed else "false"]] += 1
+        cell = self._tls_time[_TLS_TIME[mode,]]
+        cell[bisect_left(CONNECT, seconds)] += 1
+        cell[-1] += seconds
+
+    def tls_failed(self, mode: TlsMode, reason: str) -> None:
+        """A handshake failed (``reason`` of names.TLS_FAILURES)."""
+        self._tls_failed[_TLS_FAILED[mode, reason]] += 1
+
+    def certificate(self, name: str, not_after: float) -> None:
+        """The certificate called ``name`` in the config is served until ``not_after`` (seconds since the epoch)."""
+        self._families.gauges["tls_certificate_expiry_timestamp_seconds"].bind(self._name, name)[0] = not_after
+
+    def bytes_(self, client_received: int, client_sent: int, upstream_received: int, upstream_sent: int) -> None:
+        """Octets since the last call, inside TLS. Called when a command ends, not per chunk."""
+        counts = self._bytes
+        counts[0] += client_received
+        counts[1] += client_sent
+        counts[2] += upstream_received
+        counts[3] += upstream_sent
+
+    def pause(self, side: str) -> None:
+        """Reading from ``side`` stopped because the other side is slow."""
+        self._pauses[_PAUSE[side,]] += 1
+
+    def session_state(self, old: str, new: str) -> None:
+        """A session went from phase ``old`` to ``new``; ``""`` and ``closed`` stand for no session."""
+        left, entered = _STATE_OF.get(old, _OTHER_STATE), _STATE_OF.get(new, _OTHER_STATE)
+        if left is not None:
+            self._states[left] -= 1
+        if entered is not None:
+            self._states[entered] += 1
+
+    def session_end(self, state: str, reason: str, seconds: float) -> None:
+        """A session ended in phase ``state`` because of ``reason``, ``seconds`` after accept."""
+        self._ended[_ENDED[STATES.get(state, OTHER), reason]] += 1
+        cell = self._life
+        cell[bisect_left(LIFE, seconds)] += 1
+        cell[-1] += seconds
+
+
+class UpstreamMeter:
+    """The counters of one upstream."""
+
+    __slots__ = ("_active", "_dials", "_login", "_phases")
+
+    def __init__(self, families: Families, name: str) -> None:
+        self._dials = families.counters["upstream_connections"].bind(name)
+        self._phases = families.histograms["upstream_connect_duration_seconds"].bind(name)
+        self._login = families.histograms["upstream_login_duration_seconds"].bind(name)
+        self._active = families.gauges["upstream_connections_active"].bind(name)
+
+    def dial(self, result: str) -> None:
+        """A dial ended: ``ok`` or the kind of its fault."""
+        self._dials[_DIAL[DIAL_FAULTS.get(result, result),]] += 1
+
+    def phase(self, phase: DialPhase, seconds: float) -> None:
+        """A part of a dial took ``seconds``."""
+        cell = self._phases[_DIAL_TIME[phase,]]
+        cell[bisect_left(CONNECT, seconds)] += 1
+        cell[-1] += seconds
+
+    def login(self, result: Literal["ok", "fail"], seconds: float) -> None:
+        """A login on the upstream ended."""
+        cell = self._login[result != "ok"]
+        cell[bisect_left(FAST, seconds)] += 1
+        cell[-1] += seconds
+
+    def active(self, change: int) -> None:
+        """A connection to the upstream was opened (1) or closed (-1)."""
+        self._active[0] += change

@@ -1,0 +1,304 @@
+"""Every metric once: its name, type, help, labels, buckets and how the gauges of several workers merge.
+
+Law: a label value is a word of an enum below or a name of the config file; what was read off the wire is mapped
+to ``_other``. The enums that core owns are repeated here (siblings are blind to each other) and
+tests/shape/test_meter_contract.py holds them equal. Seconds, octets, ``_total`` on counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from math import prod
+from typing import Literal, get_args
+
+from popproxy.api.plugin import HOOKS
+from popproxy.wire.commands import VERB_NAMES
+from popproxy.wire.proxyline import Reason
+
+PREFIX = "popproxy_"
+OTHER = "_other"
+
+Kind = Literal["counter", "gauge", "histogram"]
+Merge = Literal["sum", "max", "min"]
+Values = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Label names whose values move together, and every combination they may take.
+
+    Nearly always one name; TLS version and cipher are two, because their product is mostly impossible.
+    """
+
+    names: Values
+    values: tuple[Values, ...]
+
+    def fit(self, given: Values) -> Values:
+        """``given`` if it is in the enum, else the nearest combination with ``_other`` in it, from the right.
+
+        An enum without ``_other`` is closed: what is passed for it has a Literal type, and its last value stands
+        for the rest.
+        """
+        for keep in range(len(given), -1, -1):
+            tried = given[:keep] + (OTHER,) * (len(given) - keep)
+            if tried in self.values:
+                return tried
+        return self.values[-1]
+
+
+def enum(name: str, *values: str) -> Label:
+    """A label of one name."""
+    return Label((name,), tuple((value,) for value in values))
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    ``name`` is without the prefix and, for a counter, without ``_total``. ``key`` are labels whose values are
+    config names bound when the metric is made; ``labels`` are enums. ``buckets`` are upper bounds. ``merge``
+    is how a gauge of several workers becomes one. ``start`` says which rows are exported before they are
+    touched: None none, otherwise those whose labels have one of the given values ({} is all of them).
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    key: Values = ()
+    labels: tuple[Label, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Merge = "sum"
+    start: Mapping[str, Values] | None = None
+    rows: tuple[Values, ...] = field(init=False, repr=False)
+    """The product of ``labels``, the last label fastest: the order of a row of cells."""
+    shown: tuple[bool, ...] = field(init=False, repr=False)
+    """By row: exported from the start."""
+
+    def __post_init__(self) -> None:
+        rows = tuple(sum(parts, ()) for parts in product(*(label.values for label in self.labels)))
+        names = self.label_names[len(self.key) :]
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "shown", tuple(self._from_start(dict(zip(names, row, strict=True))) for row in rows))
+
+    def _from_start(self, row: Mapping[str, str]) -> bool:
+        return self.start is not None and all(row[name] in values for name, values in self.start.items())
+
+    @property
+    def full_name(self) -> str:
+        """The name with its prefix; a counter's samples add ``_total`` to it."""
+        return PREFIX + self.name
+
+    @property
+    def label_names(self) -> Values:
+        """All label names: ``key``, then ``labels``."""
+        return sum((label.names for label in self.labels), self.key)
+
+    @property
+    def samples(self) -> int:
+        """Samples of one row: 1, or a histogram's buckets, +Inf, sum and count."""
+        return len(self.buckets) + 3 if self.kind == "histogram" else 1
+
+
+OUTCOMES: Values = ("ok", "err", "denied", "timeout", "upstream_lost", "malformed")
+AUTH_RESULTS: Values = (
+    "ok", "bad_credentials", "tempfail", "policy", "in_use", "tls_required", "malformed", "aborted",
+)  # fmt: skip
+MECHANISMS: Values = ("USER", "PLAIN", "LOGIN", "APOP", OTHER)
+VIOLATIONS: Values = (
+    "bare_lf", "bare_cr", "nul", "overlong", "unknown", "arguments", "number", "phase", "after_stls",
+    "greeting", "status", "unasked", "sasl", OTHER,
+)  # fmt: skip
+VERDICTS: Values = ("pass", "modify", "deny")
+PLUGIN_ACTIONS: Values = ("fail_open", "fail_closed")
+REASONS: Values = (
+    "quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "client_stalled", "upstream_eof",
+    "upstream_error", "upstream_timeout", "policy", "shutdown", "protocol_error", "tls",
+)  # fmt: skip
+STATES: dict[str, str] = {
+    "greeting": "authorization",
+    "authorization": "authorization",
+    "logging_in": "authorization",
+    "transaction": "transaction",
+    "streaming": "transaction",
+    "update": "update",
+}
+"""Phase of a session: the RFC 1939 state it is counted under."""
+
+ATTEMPTED: frozenset[str] = frozenset({"ok", "bad_credentials", "tempfail", "policy", "in_use"})
+"""Results of a login whose credentials were complete: the ones that have a duration."""
+TRANSFERS: Values = ("RETR", "TOP", "LIST", "UIDL")
+REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls")
+PROXY_ERRORS: Values = (*get_args(Reason), "timeout", "eof")
+TLS_MODES: Values = ("implicit", "stls")
+TLS_FAILURES: Values = (
+    "protocol", "no_shared_cipher", "cert_rejected", "unverified", "timeout", "eof", "alpn", "plaintext", "reset",
+)  # fmt: skip
+CIPHERS_13: Values = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256")
+CIPHERS_12: Values = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
+    "DHE-RSA-AES256-GCM-SHA384", "DHE-RSA-AES128-GCM-SHA256", "DHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES256-SHA384", "ECDHE-RSA-AES256-SHA384",
+    "ECDHE-ECDSA-AES128-SHA256", "ECDHE-RSA-AES128-SHA256",
+    "DHE-RSA-AES256-SHA256", "DHE-RSA-AES128-SHA256",
+)  # fmt: skip
+"""OpenSSL's names of what Mozilla's "intermediate" and Python's default context can agree on."""
+DIALS: Values = ("ok", "refused", "timeout", "unreachable", "dns", "tls", "greeting")
+DIAL_FAULTS: dict[str, str] = {"no_stls": "tls", "greeting_timeout": "greeting"}
+"""Fault kinds of a dial that are counted under another word."""
+DIAL_PHASES: Values = ("dns", "tcp", "tls", "greeting")
+SIDES: Values = ("client", "upstream")
+
+_MODE = enum("mode", *TLS_MODES)
+_SESSION_STATE = enum("state", "authorization", "transaction", "update", OTHER)
+_VERB = enum("verb", *VERB_NAMES)
+_TLS = Label(
+    ("version", "cipher"),
+    (
+        *(("TLSv1.3", cipher) for cipher in (*CIPHERS_13, OTHER)),
+        *(("TLSv1.2", cipher) for cipher in (*CIPHERS_12, OTHER)),
+        (OTHER, OTHER),
+    ),
+)
+
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Network round trips to time-outs."""
+SHORT = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+"""Work inside the process."""
+CONNECT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+LIFE = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
+SIZES = tuple(256.0 * 4**n for n in range(11))
+LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_L, _U, _P = ("listener",), ("upstream",), ("plugin", "hook")
+_TABLE: tuple[Metric, ...] = (
+    Metric(
+        "build_info", "gauge", "Always 1; the labels tell what runs.",
+        ("version", "python", "openssl", "loop"), merge="max", start={},
+    ),
+    Metric("config_info", "gauge", "Always 1; the hash of the config in force.", ("hash",), merge="max", start={}),
+    Metric("connections", "counter", "Accepted client connections.", _L, start={}),
+    Metric(
+        "connections_rejected", "counter", "Client connections closed before the greeting.", _L,
+        (enum("reason", *REJECTIONS, OTHER),), start={},
+    ),
+    Metric("connections_active", "gauge", "Client connections open now.", _L, start={}),
+    Metric("connections_limit", "gauge", "Client connections allowed at once.", _L, start={}),
+    Metric(
+        "proxy_protocol_errors", "counter", "Bad or missing PROXY headers.", _L,
+        (enum("reason", *PROXY_ERRORS, OTHER),),
+    ),
+    Metric(
+        "tls_handshakes", "counter", "Completed TLS handshakes with clients.", _L,
+        (_MODE, _TLS, enum("resumed", "false", "true")),
+    ),
+    Metric(
+        "tls_handshake_failures", "counter", "Failed TLS handshakes with clients.", _L,
+        (_MODE, enum("reason", *TLS_FAILURES, OTHER)), start={},
+    ),
+    Metric(
+        "tls_handshake_duration_seconds", "histogram", "From ClientHello to Finished.", _L,
+        (_MODE,), buckets=CONNECT,
+    ),
+    Metric(
+        "tls_certificate_expiry_timestamp_seconds", "gauge", "End of validity of the certificate being served.",
+        ("listener", "name"), merge="min", start={},
+    ),
+    Metric(
+        "auth_attempts", "counter", "Login attempts by how they ended.", _L,
+        (enum("mechanism", *MECHANISMS), enum("result", *AUTH_RESULTS, OTHER)),
+        start={"mechanism": ("USER", "PLAIN"), "result": ("ok", "bad_credentials", "tempfail")},
+    ),
+    Metric(
+        "auth_duration_seconds", "histogram", "From complete credentials to the reply.", (),
+        (enum("mechanism", *MECHANISMS), enum("result", "ok", "fail")), buckets=FAST,
+    ),
+    Metric("sessions_active", "gauge", "Sessions now, by POP3 state.", _L, (_SESSION_STATE,), start={}),
+    Metric(
+        "sessions", "counter", "Ended sessions, by the state they ended in and why.", _L,
+        (_SESSION_STATE, enum("reason", *REASONS, OTHER)),
+    ),
+    Metric(
+        "session_duration_seconds", "histogram", "From accept to close.", _L, buckets=LIFE, start={},
+    ),
+    Metric("commands", "counter", "Answered commands.", _L, (_VERB, enum("outcome", *OUTCOMES))),
+    Metric(
+        "command_duration_seconds", "histogram", "From the command line to the first octet of its reply.", (),
+        (_VERB,), buckets=FAST, start={"verb": ("STAT", "LIST", "UIDL")},
+    ),
+    Metric(
+        "command_transfer_duration_seconds", "histogram", "From the first to the last octet of a reply.", (),
+        (enum("verb", *TRANSFERS, OTHER),), buckets=FAST,
+    ),
+    Metric(
+        "pipelined_commands", "counter", "Commands read while an earlier one was not answered yet.", _L, start={},
+    ),
+    Metric(
+        "protocol_violations", "counter", "What a peer sent against the protocol.", (),
+        (enum("side", *SIDES, OTHER), enum("kind", *VIOLATIONS)),
+    ),
+    Metric(
+        "transferred_bytes", "counter", "Octets on the wire inside TLS.", (),
+        (enum("side", *SIDES), enum("direction", "received", "sent")), start={},
+    ),
+    Metric(
+        "messages", "counter", "Messages retrieved, looked into and deleted.", (),
+        (enum("verb", "RETR", "TOP", "DELE"), enum("result", "ok", "err")), start={},
+    ),
+    Metric("message_size_bytes", "histogram", "Sizes of retrieved messages.", (), buckets=SIZES, start={}),
+    Metric(
+        "backpressure_pauses", "counter", "Times a side was not read because the other was slow.", (),
+        (enum("side", *SIDES, OTHER),), start={"side": SIDES},
+    ),
+    Metric(
+        "upstream_connections", "counter", "Dials by how they ended.", _U, (enum("result", *DIALS, OTHER),), start={},
+    ),
+    Metric(
+        "upstream_connect_duration_seconds", "histogram", "Time of each part of a dial.", _U,
+        (enum("phase", *DIAL_PHASES),), buckets=CONNECT,
+    ),
+    Metric(
+        "upstream_login_duration_seconds", "histogram", "Login on the upstream.", _U,
+        (enum("result", "ok", "fail"),), buckets=FAST,
+    ),
+    Metric("upstream_connections_active", "gauge", "Connections to the upstream now.", _U, start={}),
+    Metric(
+        "plugin_calls", "counter", "Hook calls that returned in time.", _P,
+        (enum("verdict", *VERDICTS, OTHER),), start={"verdict": VERDICTS},
+    ),
+    Metric("plugin_duration_seconds", "histogram", "From a hook's call to its verdict.", _P, buckets=SHORT),
+    Metric(
+        "plugin_errors", "counter", "Hook calls that raised, hung or lied, by what was done about it.", _P,
+        (enum("action", *PLUGIN_ACTIONS, OTHER),), start={"action": PLUGIN_ACTIONS},
+    ),
+    Metric(
+        "event_loop_lag_seconds", "histogram", "How late a timer of the event loop fires.", (),
+        buckets=LAG, start={},
+    ),
+    Metric("log_records_dropped", "counter", "Log records lost to a full buffer or a failed write.", (), start={}),
+    Metric("draining", "gauge", "1 while the process shuts down.", (), merge="max", start={}),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+"""The table by name."""
+
+RESERVED: frozenset[str] = frozenset(metric.full_name for metric in _TABLE)
+"""Names a plugin's counter may not take."""
+
+
+def ceiling(listeners: int, upstreams: int, plugins: int, hooks: int = len(HOOKS), certificates: int = 1) -> int:
+    """The most samples /metrics can ever hold for a config of this size, whatever peers send.
+
+    ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener; one hook more stands for
+    plugins that are not configured. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the
+    counters plugins make for themselves.
+    """
+    sizes = {"listener": listeners, "upstream": upstreams, "plugin": plugins, "hook": hooks, "name": certificates}
+    total = 0
+    for metric in _TABLE:
+        keys = prod(sizes.get(name, 1) for name in metric.key) + ("plugin" in metric.key)
+        total += keys * len(metric.rows) * metric.samples
+    return total

@@ -1,0 +1,1 @@
+"""FLOOR 4: the only rooms that touch client and upstream sockets."""

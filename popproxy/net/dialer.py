@@ -1,0 +1,177 @@
+"""Connecting to an upstream: its servers in order, each address in order, the first that answers.
+
+Names are resolved off the loop, literal addresses not at all. A plain connection is the loop's own transport, one
+with TLS from the start is a TlsTransport; whatever goes wrong comes back as a Failure, never as an exception.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from time import monotonic
+
+from popproxy.config.plan import Server, UpstreamPlan
+from popproxy.config.urls import bracketed
+from popproxy.core.failures import Failure, Kind
+from popproxy.core.limits import Timeouts
+from popproxy.metrics.meters import UpstreamMeter
+from popproxy.net.tls import CertificateFiles, client_context
+from popproxy.net.tlstransport import TlsFailure, TlsTransport
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection: its transport, the server and whether TLS is on."""
+
+    transport: asyncio.Transport
+    server: Server
+    secure: bool
+
+    @property
+    def name(self) -> str:
+        """Host and port, for the log."""
+        return f"{bracketed(self.server.host)}:{self.server.port}"
+
+
+class Dialer:
+    """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates."""
+
+    def __init__(self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter) -> None:
+        self.plan = plan
+        self.meter = meter
+        self._times = times
+        self._context: ssl.SSLContext | None = None
+        if any(server.tls != "off" for server in plan.servers):
+            own = plan.client_certificate
+            files = None
+            if own is not None:
+                secret = own.password.get_secret_value().encode() if own.password is not None else None
+                files = CertificateFiles(own.cert, own.key, secret)
+            self._context = client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
+
+    async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> Connected | Failure:
+        """A connection to the first server that takes one."""
+        faults: list[str] = []
+        last = Failure(Kind.INTERNAL, "no server configured")
+        for server in self.plan.servers:
+            outcome = await self._server(server, protocol)
+            if isinstance(outcome, Connected):
+                self.meter.dial("ok")
+                return outcome
+            self.meter.dial(outcome.kind.value)
+            faults.append(f"{bracketed(server.host)}:{server.port}: {outcome.detail}")
+            last = outcome
+        return Failure(last.kind, "; ".join(faults) or last.detail)
+
+    def secure(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        server: Server,
+        ready: Callable[[TlsTransport, TlsFailure | None], None],
+    ) -> TlsTransport:
+        """TLS as client on a connected socket, the certificate checked against the server's name."""
+        if self._context is None:
+            raise RuntimeError(f"upstream {self.plan.name} has no server with TLS")
+        return TlsTransport(
+            loop,
+            sock,
+            self._context,
+            server_side=False,
+            server_hostname=self.plan.server_name or server.host,
+            handshake_timeout=self._times.upstream_handshake,
+            ready=ready,
+        )
+
+    async def _server(self, server: Server, protocol: Callable[[], asyncio.Protocol]) -> Connected | Failure:
+        started = monotonic()
+        try:
+            addresses = await _addresses(server)
+        except OSError as error:
+            return Failure(Kind.DNS, f"cannot resolve the name: {error.strerror or error}")
+        self.meter.phase("dns", monotonic() - started)
+        failure = Failure(Kind.DNS, "the name has no address")
+        for address in addresses:
+            outcome = await self._address(server, address, protocol)
+            if isinstance(outcome, Connected):
+                return outcome
+            failure = outcome
+        return failure
+
+    async def _address(
+        self, server: Server, address: str, protocol: Callable[[], asyncio.Protocol]
+    ) -> Connected | Failure:
+        loop = asyncio.get_running_loop()
+        started = monotonic()
+        try:
+            async with asyncio.timeout(self._times.connect):
+                if server.tls != "implicit":
+                    transport, _ = await loop.create_connection(protocol, address, server.port)
+                    self.meter.phase("tcp", monotonic() - started)
+                    return Connected(transport, server, False)
+                sock = await _connected(loop, address, server.port)
+        except TimeoutError:
+            return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
+        except ConnectionRefusedError:
+            return Failure(Kind.REFUSED, f"{address}: connection refused")
+        except OSError as error:
+            return Failure(Kind.UNREACHABLE, f"{address}: {error.strerror or error}")
+        self.meter.phase("tcp", monotonic() - started)
+        return await self._handshake(loop, sock, server, protocol)
+
+    async def _handshake(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        server: Server,
+        protocol: Callable[[], asyncio.Protocol],
+    ) -> Connected | Failure:
+        shaken: asyncio.Future[TlsFailure | None] = loop.create_future()
+
+        def ready(_: TlsTransport, failure: TlsFailure | None) -> None:
+            if not shaken.done():
+                shaken.set_result(failure)
+
+        started = monotonic()
+        transport = self.secure(loop, sock, server, ready)
+        try:
+            failure = await shaken
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
+        if failure is not None:
+            return tls_failure(failure)
+        self.meter.phase("tls", monotonic() - started)
+        side = protocol()
+        transport.set_protocol(side)
+        side.connection_made(transport)
+        return Connected(transport, server, True)
+
+
+def tls_failure(failure: TlsFailure) -> Failure:
+    """An upstream's TLS trouble as a Failure."""
+    return Failure(Kind.TLS, f"TLS {failure.reason}: {failure.detail}")
+
+
+async def _addresses(server: Server) -> list[str]:
+    try:
+        return [str(ip_address(server.host))]
+    except ValueError:
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, address: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,245 @@
+"""The worker: the one place where config, core, metrics and sockets are joined.
+
+Life: certificates and dialers are made, sockets bound, plugins started, listeners opened; stopping runs the other
+way round. Anything that cannot be had stops the start with an error that says what is wrong, and what was begun is
+undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import itertools
+import secrets
+import socket
+import time
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from popproxy.api.plugin import HOOKS, overrides
+from popproxy.api.services import Clock, Log, Metrics, Resolver
+from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan
+from popproxy.core.chain import Subscriber
+from popproxy.core.effects import Level
+from popproxy.core.login import Knowledge
+from popproxy.metrics.collector import WorkerMetrics
+from popproxy.net.dialer import Dialer
+from popproxy.net.front import Front, Shared
+from popproxy.net.listener import Listener, bind
+from popproxy.net.selfsigned import ensure_self_signed
+from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
+
+_LAG_SECONDS = 0.1
+_SELF_SIGNED_ADVICE = (
+    "clients will warn about it: set [tls] certificates = [{ cert = \"...\", key = \"...\" }] to one they trust"
+)
+
+
+class WorkerLog(Protocol):
+    """Where a worker and its plugins log."""
+
+    def event(self, level: Level, name: str, /, **fields: object) -> None:
+        """Write a line."""
+        ...
+
+    def plugin(self, name: str) -> Log:
+        """``services.log`` of a plugin."""
+        ...
+
+
+class PluginFailed(Exception):
+    """A plugin refused to start. The text names it and says why."""
+
+
+class WorkerClock:
+    """api.Clock on the machine's clocks."""
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+class LoopResolver:
+    """api.Resolver on the loop's getaddrinfo, which runs in a thread."""
+
+    async def addresses(self, host: str) -> list[str]:
+        """IPv4 and IPv6 addresses as text. Raises OSError when there is none."""
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+class PluginServices:
+    """api.Services of one plugin."""
+
+    def __init__(self, log: Log, metrics: Metrics) -> None:
+        self.log: Log = log
+        self.metrics: Metrics = metrics
+        self.clock: Clock = WorkerClock()
+        self.resolver: Resolver = LoopResolver()
+
+
+class Worker:
+    """All listeners and sessions of one process, on the running loop."""
+
+    def __init__(self, plan: Plan, log: WorkerLog, metrics: WorkerMetrics) -> None:
+        self.plan = plan
+        self.fronts: list[Front] = []
+        self.listeners: list[Listener] = []
+        self._log = log
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._started: list[Subscriber] = []
+        self._lag: asyncio.TimerHandle | None = None
+        self._prefix = secrets.token_hex(3)
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        self._empty = asyncio.Event()
+
+    def spawn(self, awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
+        """Run ``awaitable``; the task is kept until it is done, and its failure is reported by the loop."""
+        task: asyncio.Task[Any] = self._loop.create_task(_run(awaitable))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def next_id(self) -> str:
+        """A session id: unique in this process, and almost surely on all machines."""
+        return f"{self._prefix}{next(self._numbers):06x}"
+
+    async def start(self) -> None:
+        """Open everything, or raise BindError, TlsConfigError or PluginFailed and leave nothing open."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def _start(self) -> None:
+        plan, metrics = self.plan, self._metrics
+        knowledge = Knowledge()
+        dialers = {
+            name: Dialer(upstream, plan.timeouts, metrics.upstream(name)) for name, upstream in plan.upstreams.items()
+        }
+        shared = Shared(self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, self._ended)
+        for listener in plan.listeners:
+            meter = metrics.listener(listener.name)
+            meter.limit(listener.limit)
+            front = Front(listener, shared, meter, self._context(listener))
+            self.fronts.append(front)
+            self.listeners += [Listener(front, bind(where), where) for where in listener.bind]
+        for subscriber in plan.plugins:
+            await self._start_plugin(subscriber)
+        for opening in self.listeners:
+            await opening.open()
+            listener = opening.front.listener
+            self._log.event("info", "listening", listener=listener.name, address=opening.address, tls=listener.tls)
+        self._beat(self._loop.time() + _LAG_SECONDS)
+
+    def _context(self, listener: ListenerPlan) -> Any:
+        """The TLS context of a listener; None when it has no TLS. One is shared by all listeners."""
+        if listener.tls == "off":
+            return None
+        files = [_files(certificate) for certificate in listener.tls_context.certificates]
+        if not files:
+            made = ensure_self_signed(listener.tls_context.self_signed_directory, [socket.gethostname()])
+            files = [made.files]
+            if not any(front.listener.tls != "off" for front in self.fronts):
+                self._log.event(
+                    "warning", "self_signed", certificate=str(made.files.cert), advice=_SELF_SIGNED_ADVICE
+                )
+        meter = self._metrics.listener(listener.name)
+        for file in files:
+            meter.certificate(file.cert.name, certificate_expiry(file.cert))
+        for warning in certificate_warnings(files):
+            self._log.event("warning", "certificate", detail=warning)
+        return server_context(files, minimum=listener.tls_context.minimum, ciphers=listener.tls_context.ciphers)
+
+    async def _start_plugin(self, subscriber: Subscriber) -> None:
+        name, plugin = subscriber.name, subscriber.plugin
+        self._metrics.hooks(name, [hook for hook in HOOKS if overrides(type(plugin), hook)])
+        # Noted before it is started: stop() is promised also after a failed start.
+        self._started.append(subscriber)
+        try:
+            begun = plugin.start(PluginServices(self._log.plugin(name), self._metrics.plugin(name)))
+            if inspect.isawaitable(begun):
+                await asyncio.wait_for(begun, max(subscriber.deadline, 30.0))
+        except Exception as error:
+            raise PluginFailed(f"plugin {name} did not start: {type(error).__name__}: {error}") from error
+
+    def _beat(self, due: float) -> None:
+        """Measure how late the loop is."""
+        now = self._loop.time()
+        self._metrics.lag(max(0.0, now - due))
+        self._lag = self._loop.call_at(now + _LAG_SECONDS, self._beat, now + _LAG_SECONDS)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open."""
+        return sum(len(front.pumps) for front in self.fronts)
+
+    def hurry(self) -> None:
+        """Wait no longer for open sessions: stop() goes on at once."""
+        self._empty.set()
+
+    def _ended(self) -> None:
+        """A session is over."""
+        if self._stopping and not self.sessions:
+            self._empty.set()
+
+    async def stop(self, deadline: float) -> None:
+        """Accept no more; idle sessions end without a word, busy ones behind their reply, at most ``deadline``
+        seconds later; then plugins stop, the last one first."""
+        self._stopping = True
+        self._metrics.draining(True)
+        for listener in self.listeners:
+            listener.close()
+        for front in self.fronts:
+            front.draining = True
+            for pump in list(front.pumps):
+                pump.stop()
+        self._ended()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), deadline)
+        for front in self.fronts:
+            for pump in list(front.pumps):
+                pump.abort()
+        await asyncio.sleep(0)
+        if self._lag is not None:
+            self._lag.cancel()
+        while self._started:
+            await self._stop_plugin(self._started.pop())
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1.0)
+
+    async def _stop_plugin(self, subscriber: Subscriber) -> None:
+        try:
+            ended = subscriber.plugin.stop()
+            if inspect.isawaitable(ended):
+                await asyncio.wait_for(ended, subscriber.deadline)
+        except Exception as error:
+            self._log.event(
+                "error",
+                "plugin_error",
+                plugin=subscriber.name,
+                hook="stop",
+                action="fail_open",
+                error=type(error).__name__,
+                detail=str(error),
+            )
+
+
+async def _run(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+def _files(certificate: CertificatePlan) -> CertificateFiles:
+    secret = certificate.password.get_secret_value().encode() if certificate.password is not None else None
+    return CertificateFiles(certificate.cert, certificate.key, secret)

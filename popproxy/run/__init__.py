@@ -1,0 +1,1 @@
+"""FLOOR 5: the process: command line, admin HTTP, logging set-up, supervisor."""

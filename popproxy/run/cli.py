@@ -1,0 +1,324 @@
+"""The command line. Nothing heavy is imported before a sub-command needs it: ``--help`` answers at once.
+
+Results go to standard output, everything else to standard error. Exit codes are those of sysexits.h.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from popproxy import __version__
+
+if TYPE_CHECKING:
+    from popproxy.config.load import Loaded
+    from popproxy.config.problems import ConfigProblem
+
+EX_OK, EX_USAGE, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 64, 69, 74, 78
+
+CONFIG_VARIABLE = "POPPROXY_CONFIG"
+SYSTEM_CONFIG = Path("/etc/popproxy/popproxy.toml")
+
+_WAYS = """\
+three ways to start:
+  popproxy serve --upstream pop3s://mail.example.com     no file at all
+  popproxy serve --config popproxy.toml                  your own file; `popproxy config example` prints one
+  popproxy serve                                         the file $POPPROXY_CONFIG names, else
+                                                         /etc/popproxy/popproxy.toml
+`popproxy demo` shows it with a sample mailbox, no mail server needed."""
+
+
+class UsageError(Exception):
+    """The command line itself cannot be used; the text says what to write instead."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with the exit code of sysexits.h."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EX_USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; ``argv`` without the program's name, None for the process's own. Returns the exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EX_USAGE
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except UsageError as error:
+        _say(str(error))
+        return EX_USAGE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EX_IOERR
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="popproxy",
+        description="A POP3 proxy and filter middleware: TLS, plugins and metrics in front of any POP3 server.",
+        epilog=_WAYS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"popproxy {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(commands)
+    _add_check(commands)
+    _add_explain(commands)
+    _add_config(commands)
+    _add_demo(commands)
+    return parser
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[_Parser]
+
+
+def _add_serve(commands: Commands) -> None:
+    serve = commands.add_parser("serve", help="run the proxy", description="Run the proxy until it is told to stop.")
+    _add_source(serve)
+    serve.add_argument(
+        "--listen",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="with --upstream: where to listen, like pop3s://127.0.0.1:9995 (TLS), pop3://127.0.0.1:1110 (STLS) or "
+        "pop3+clear://127.0.0.1:1110 (no TLS); may be repeated (default: ports 995 and 110, all addresses)",
+    )
+    serve.add_argument("--admin", metavar="ADDR", help="address of /metrics and /healthz, like 127.0.0.1:9110, or off")
+    serve.add_argument("--loop", choices=("uvloop", "asyncio"), help="event loop (default: uvloop where installed)")
+    serve.set_defaults(run=_serve)
+
+
+def _add_check(commands: Commands) -> None:
+    check = commands.add_parser(
+        "check",
+        help="find every mistake in a config",
+        description=f"Find every mistake in a config at once. Exit code {EX_CONFIG} when there is one.",
+    )
+    check.add_argument("--config", metavar="F", type=Path, help="the file")
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
+
+
+def _add_explain(commands: Commands) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="show what happens to a user at an address",
+        description="Show what happens to a user who connects from an address: listeners, plugins, upstream, bounds.",
+    )
+    explain.add_argument("--user", metavar="U", required=True, help="user name, as the client sends it")
+    explain.add_argument("--ip", metavar="A", required=True, help="IP address of the client")
+    explain.add_argument("--listener", metavar="L", help="only this listener")
+    explain.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        help="whether the client uses TLS (default: wherever it can)",
+    )
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    _add_source(explain)
+    explain.set_defaults(run=_explain)
+
+
+def _add_config(commands: Commands) -> None:
+    config = commands.add_parser("config", help="print the config's schema, an example, or the reference")
+    kinds = config.add_subparsers(title="what to print", metavar="WHAT", required=True)
+    kinds.add_parser("schema", help="JSON Schema, for editors").set_defaults(run=_schema)
+    kinds.add_parser("example", help="an example file with every section").set_defaults(run=_example)
+    kinds.add_parser("reference", help="every key, as Markdown").set_defaults(run=_reference)
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="show the proxy in front of a sample mailbox",
+        description="Run the proxy in front of a sample mailbox on 127.0.0.1 until Ctrl-C. No mail server needed.",
+    )
+    demo.add_argument("--port-base", metavar="N", type=_port_base, help="use the ports from N on")
+    demo.set_defaults(run=_demo)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--config", metavar="F", type=Path, help="the config file")
+    source.add_argument("--upstream", metavar="URL", help="no config file: the mail server, like pop3s://mail.example.com")
+
+
+def _port_base(text: str) -> int:
+    if not text.isdecimal() or not 1024 <= int(text) <= 65000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no base for ports; write a number from 1024 to 65000")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    loop = _loop(arguments.loop)
+    if loop is None:
+        return EX_UNAVAILABLE
+    if arguments.listen and not arguments.upstream:
+        raise UsageError("--listen needs --upstream; with a config file, write [[listener]] tables in it")
+    loaded = _loaded(arguments, arguments.listen, arguments.admin)
+    if loaded is None:
+        return EX_CONFIG
+    from popproxy.run.serve import serve
+
+    return serve(loaded.plan, loop)
+
+
+def _loop(asked: str | None) -> str | None:
+    """The event loop to use; None, and a word about it, when the one asked for is not installed."""
+    from importlib.util import find_spec
+
+    installed = find_spec("uvloop") is not None
+    if asked == "uvloop" and not installed:
+        _say("uvloop is not installed; install it, or write --loop asyncio")
+        return None
+    return asked or ("uvloop" if installed else "asyncio")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from popproxy.config.load import load
+    from popproxy.config.problems import ConfigError
+
+    path = _config_path(arguments.config)
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        if arguments.json:
+            _print_check(path, error.problems, ())
+        else:
+            for problem in error.problems:
+                print(problem)
+        return EX_CONFIG
+    if arguments.json:
+        _print_check(path, (), loaded.warnings)
+    else:
+        _warn(loaded)
+        print(_summary(path, loaded))
+    return EX_OK
+
+
+def _print_check(path: Path, problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem]) -> None:
+    import json
+
+    result = {
+        "file": str(path),
+        "ok": not problems,
+        "problems": [problem.as_dict() for problem in problems],
+        "warnings": [warning.as_dict() for warning in warnings],
+    }
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+def _summary(path: Path, loaded: Loaded) -> str:
+    plan = loaded.plan
+    counts = ((len(plan.listeners), "listener"), (len(plan.upstreams), "upstream"), (len(plan.plugins), "plugin"))
+    parts = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
+    return f"{path}: good: {parts}; hash {plan.hash}"
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from ipaddress import ip_address
+
+    try:
+        ip_address(arguments.ip)
+    except ValueError:
+        raise UsageError(f"--ip: {arguments.ip!r} is no IP address; write it like 192.0.2.7 or 2001:db8::7") from None
+    loaded = _loaded(arguments)
+    if loaded is None:
+        return EX_CONFIG
+    names = [listener.name for listener in loaded.plan.listeners]
+    if arguments.listener is not None and arguments.listener not in names:
+        raise UsageError(f"--listener: there is no listener {arguments.listener!r}; write one of: {', '.join(names)}")
+    from popproxy.run.explain import explain, render
+
+    explanation = explain(loaded.plan, arguments.user, arguments.ip, arguments.listener, arguments.tls)
+    if arguments.json:
+        import json
+
+        print(json.dumps(explanation.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        sys.stdout.write(render(explanation))
+    return EX_OK
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from popproxy.config.schema import schema_text
+
+    sys.stdout.write(schema_text())
+    return EX_OK
+
+
+def _example(arguments: argparse.Namespace) -> int:
+    from popproxy.config.schema import example
+
+    sys.stdout.write(example())
+    return EX_OK
+
+
+def _reference(arguments: argparse.Namespace) -> int:
+    from popproxy.config.reference import reference
+
+    sys.stdout.write(reference())
+    return EX_OK
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from popproxy.run.demo import demo
+
+    return demo(port_base=arguments.port_base)
+
+
+def _config_path(given: Path | None) -> Path:
+    """The config file to use. Raises UsageError when there is none."""
+    if given is not None:
+        return given
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    if SYSTEM_CONFIG.exists():
+        return SYSTEM_CONFIG
+    raise UsageError(f"no config: neither --config, $POPPROXY_CONFIG nor {SYSTEM_CONFIG} is there; {_WAYS}")
+
+
+def _loaded(arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None) -> Loaded | None:
+    """The config that the command line asks for; None, and its problems on standard error, when it is bad."""
+    path = None if arguments.upstream else _config_path(arguments.config)
+    from popproxy.config.defaults import default_config, with_admin
+    from popproxy.config.load import load
+    from popproxy.config.problems import ConfigError
+
+    try:
+        if path is None:
+            loaded, notes = default_config(arguments.upstream, listen, admin)
+        else:
+            loaded, notes = load(path), ()
+            if admin is not None:
+                loaded = with_admin(loaded, admin)
+    except ConfigError as error:
+        for problem in error.problems:
+            _say(str(problem))
+        return None
+    for note in notes:
+        _say(note)
+    _warn(loaded)
+    return loaded
+
+
+def _warn(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        _say(f"warning: {warning}")
+
+
+def _say(text: str) -> None:
+    print(f"popproxy: {text}", file=sys.stderr)

@@ -1,0 +1,154 @@
+"""The contract of the event log: every event, its level, its fields and what they mean.
+
+``docs/logs.md`` is written from here (``python -m popproxy.run.events > docs/logs.md``). Names are stable: a new
+field may appear, a field never changes its meaning. Events of plugins are named ``<plugin>.<event>``, so that no
+plugin can speak for the house.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of line. ``fields`` are keys of FIELDS beside ``time``, ``level`` and ``event``."""
+
+    level: str
+    meaning: str
+    fields: tuple[str, ...]
+
+
+FIELDS: dict[str, tuple[str, str]] = {
+    "action": ("string", "what was done about a plugin's failure: `fail_open` or `fail_closed`"),
+    "address": ("string", "the address that is listened on, `host:port` or a path"),
+    "advice": ("string", "what the administrator can do"),
+    "certificate": ("string", "path of the certificate"),
+    "cipher": ("string", "TLS cipher of the client's leg, OpenSSL's name; empty without TLS"),
+    "client": ("string", "the client's IP address (behind a trusted PROXY header: the real one), or `unix`"),
+    "client_port": ("integer", "the client's port"),
+    "code": ("string", "response code of the refusal (RFC 2449, RFC 3206), or null"),
+    "commands": ("object", "answered commands by verb"),
+    "config": ("string", "path of the config file; empty without one"),
+    "count": ("integer", "how many"),
+    "deleted": ("integer", "DELE commands that were answered with +OK"),
+    "detail": ("string", "the cause in words, for people"),
+    "error": ("string", "type of the exception"),
+    "fingerprint": ("string", "SHA-256 of the certificate, in hex"),
+    "hash": ("string", "hash of the config in force, as in `popproxy_config_info`"),
+    "hook": ("string", "the plugin's hook"),
+    "kind": ("string", "the fault in one word"),
+    "listener": ("string", "name of the listener in the config"),
+    "logger": ("string", "the library's logger"),
+    "login": ("string", "the user name used on the upstream, or null"),
+    "mechanism": ("string", "how the client logged in: `USER`, `PLAIN`, `LOGIN` ..., or null"),
+    "mode": ("string", "`implicit` or `stls`"),
+    "octets_in": ("integer", "octets received from the client, inside TLS"),
+    "octets_out": ("integer", "octets sent to the client, inside TLS"),
+    "pid": ("integer", "process id"),
+    "plugin": ("string", "name of the plugin in the config"),
+    "problems": ("array", "what is wrong, each with its place and what to write instead"),
+    "reason": ("string", "why: one word of a list, for `login_failed` the private cause in words"),
+    "retrieved": ("integer", "RETR commands that were answered with +OK"),
+    "seconds": ("number", "how long it lasted"),
+    "server": ("string", "the upstream server, `host:port`, or null"),
+    "session": ("string", "id of the session, on every line about it"),
+    "sessions": ("integer", "sessions"),
+    "signal": ("string", "the signal that was received; empty without one"),
+    "state": ("string", "the state the session ended in"),
+    "tls": ("string", "TLS version of the client's leg; empty without TLS"),
+    "upstream": ("string", "name of the upstream in the config, or null"),
+    "user": ("string", "the user name the client gave (plain, hashed or left out, as configured), or null"),
+    "version": ("string", "version of popproxy"),
+    "where": ("string", "the innermost frames, `file:line function`"),
+}
+"""Name: JSON type and meaning."""
+
+_WHO = ("session", "listener", "client", "client_port")
+
+EVENTS: dict[str, Event] = {
+    "starting": Event("info", "The process begins to work.", ("version", "pid", "config", "hash")),
+    "config_loaded": Event("info", "A config is in force.", ("config", "hash")),
+    "config_failed": Event("error", "A config was refused; the one before stays in force.", ("config", "problems")),
+    "self_signed": Event(
+        "warning",
+        "No certificate is configured, so one was made; clients will not trust it.",
+        ("certificate", "fingerprint", "advice"),
+    ),
+    "certificate": Event("warning", "A certificate works, but not as it should.", ("certificate", "detail")),
+    "listening": Event("info", "A listener is open.", ("listener", "address", "tls")),
+    "admin_listening": Event("info", "The admin listener is open.", ("address",)),
+    "start_failed": Event("error", "The process cannot begin to work and ends.", ("detail",)),
+    "started": Event("info", "All listeners are open.", ("seconds",)),
+    "stopping": Event("info", "No new sessions; those that are open may end.", ("signal", "sessions")),
+    "stopped": Event("info", "The last line.", ("sessions", "seconds")),
+    "refused": Event(
+        "info",
+        "A connection was closed before its greeting.",
+        ("listener", "client", "client_port", "reason", "detail"),
+    ),
+    "tls_failed": Event("info", "A client's TLS handshake failed.", (*_WHO, "mode", "reason", "detail")),
+    "login_failed": Event(
+        "info",
+        "A login was refused. `client` and `reason` are what fail2ban needs.",
+        (*_WHO, "user", "mechanism", "upstream", "code", "reason", "detail"),
+    ),
+    "session": Event(
+        "info",
+        "A session is over: the one line that tells everything about it.",
+        (
+            *_WHO, "tls", "cipher", "user", "login", "mechanism", "upstream", "server", "commands", "retrieved",
+            "deleted", "octets_in", "octets_out", "seconds", "state", "reason", "detail",
+        ),
+    ),
+    "upstream_failed": Event(
+        "error", "A session had trouble with its upstream.", (*_WHO, "user", "upstream", "server", "kind", "detail")
+    ),
+    "upstream_down": Event("error", "A server is out of rotation.", ("upstream", "server", "kind", "detail")),
+    "upstream_up": Event("info", "A server is back in rotation.", ("upstream", "server", "seconds")),
+    "plugin_error": Event(
+        "error", "A hook raised, hung or lied.", (*_WHO, "user", "plugin", "hook", "action", "error", "detail")
+    ),
+    "internal_error": Event("error", "A fault of popproxy itself; please report it.", (*_WHO, "error", "where")),
+    "library": Event("warning", "A library had something to say.", ("logger", "detail", "error", "where")),
+    "log_dropped": Event("warning", "Lines were lost: nobody read the log fast enough.", ("count", "detail")),
+    "log_failed": Event("error", "The log file cannot be opened again; the old one is kept.", ("detail",)),
+}  # fmt: skip
+"""The events of the house by name."""
+
+USERS = ("user", "login")
+"""Fields that hold a user name: shown plain, hashed or not at all."""
+
+_HEAD = """# Logs
+
+<!-- Written by `python -m popproxy.run.events > docs/logs.md`; change popproxy/run/events.py instead. -->
+
+One JSON object a line, ASCII only, on standard output, standard error or in a file. Every line begins with `time`
+(ISO 8601, UTC, milliseconds), `level` (`debug`, `info`, `warning`, `error`) and `event`. The names below are a
+contract: fields may be added, none changes its meaning. Passwords and SASL payloads never appear; a value whose
+type is not known to be harmless is shown as `<type hidden>`. User names (`user`, `login`) are shown plain, as the
+first 12 hex digits of a salted SHA-256, or not at all, as configured.
+
+A line of a plugin has the event `<plugin>.<event>`, a field `plugin`, and fields of the plugin's own.
+
+```sh
+jq -r 'select(.event == "session") | [.time, .client, .user, .seconds, .reason] | @tsv'   # who was here
+jq -r 'select(.event == "login_failed") | .client' | sort | uniq -c | sort -rn            # who guesses
+```
+"""
+
+
+def markdown() -> str:
+    """``docs/logs.md``."""
+    lines = [_HEAD, "## Events", "", "| event | level | meaning | fields |", "|---|---|---|---|"]
+    for name, event in EVENTS.items():
+        fields = ", ".join(f"`{field}`" for field in event.fields)
+        lines.append(f"| `{name}` | {event.level} | {event.meaning} | {fields} |")
+    lines += ["", "## Fields", "", "| field | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in FIELDS.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

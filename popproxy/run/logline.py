@@ -1,0 +1,107 @@
+"""How an event becomes one line of text, whatever its fields hold.
+
+Law: ASCII, one line, harmless types only. What is not text, number, truth, None, or a list or mapping of these is
+shown by its type; bytes are hidden, because on the wire secrets are bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Set
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from math import isfinite
+from pathlib import PurePath
+
+Encode = Callable[[str, str, str, Mapping[str, object]], bytes]
+"""(time, level, event, fields) to a line with its LF."""
+
+LINE = 32768
+"""Octets of the longest line; the strings and lists of a longer one are cut."""
+_CUT = 512
+_MANY = 32
+_DEEP = 4
+
+_SHOWN = (PurePath, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+_BARE = re.compile(r"[!#-<>-~]+")
+_PAINT = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
+
+
+def shown(value: object) -> object:
+    """What may be written of a value that JSON does not know."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, _SHOWN):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Set):
+        return sorted(value, key=repr)
+    return f"<{type(value).__name__} hidden>"
+
+
+_dumps = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), allow_nan=False, default=shown).encode
+
+
+def _value(value: object) -> str:
+    """``value`` as JSON; cut and cleaned where JSON cannot have it."""
+    try:
+        return _dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return _dumps(clean(value, _DEEP))
+
+
+def as_json(time: str, level: str, event: str, fields: Mapping[str, object]) -> bytes:
+    """``{"time":...,"level":...,"event":...,<fields>}``."""
+    record = {"time": time, "level": level, "event": event, **fields}
+    text = _value(record)
+    if len(text) >= LINE:
+        text = _dumps(clean(record, _DEEP))
+        if len(text) >= LINE:
+            detail = f"{len(fields)} fields are too long for a line of {LINE} octets"
+            text = _dumps({"time": time, "level": level, "event": event[:_CUT], "detail": detail})
+    return text.encode("ascii") + b"\n"
+
+
+def console(colour: bool) -> Encode:
+    """For people: ``12:00:01.123 INFO session client=192.0.2.1 ...``; empty fields are left out."""
+
+    def line(time: str, level: str, event: str, fields: Mapping[str, object]) -> bytes:
+        words = [f"{_word(key)}={_word(value)}" for key, value in fields.items() if value is not None and value != ""]
+        name, label = _word(event), f"{level.upper():7}"
+        if colour:
+            name, label = f"\x1b[1m{name}\x1b[0m", f"{_PAINT[level]}{label}\x1b[0m"
+        return " ".join((time[11:-1], label, name, *words))[:LINE].encode("ascii", "backslashreplace") + b"\n"
+
+    return line
+
+
+def _word(value: object) -> str:
+    """Plain where that is clear, JSON where it is not, so that no value can look like another field."""
+    if isinstance(value, str) and _BARE.fullmatch(value):
+        return value
+    if isinstance(value, float) and isfinite(value):
+        return f"{value:.3f}"
+    if isinstance(value, Mapping) and value and all(isinstance(part, int) for part in value.values()):
+        return ",".join(f"{_word(key)}:{part}" for key, part in value.items())
+    return _value(value)
+
+
+def clean(value: object, depth: int) -> object:
+    """``value`` with harmless types only, ``depth`` levels of it, long strings and lists cut."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 64 else "<int hidden>"
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, str):
+        return value if len(value) <= _CUT else f"{value[:_CUT]}... ({len(value)} characters)"
+    if isinstance(value, (list, tuple, Mapping)) and not depth:
+        return "..."
+    if isinstance(value, Mapping):
+        return {_word(key)[:_CUT]: clean(part, depth - 1) for key, part in list(value.items())[:_MANY]}
+    if isinstance(value, (list, tuple)):
+        return [clean(part, depth - 1) for part in value[:_MANY]]
+    return clean(shown(value), depth and depth - 1)

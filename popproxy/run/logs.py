@@ -1,0 +1,245 @@
+"""The event log: one line per event, as JSON or for people, written by a thread of its own.
+
+Law: the caller never waits for the disk or the pipe. A line is made at once (so that later changes of its values do
+not show), put into a bounded buffer, and written with its neighbours at most every 50 ms; what does not fit is
+counted in ``dropped``. Nothing secret is written: only values of harmless types are shown, bytes never.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from popproxy.run.events import USERS
+from popproxy.run.logline import Encode, as_json, console
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+BATCH = 0.05
+"""Seconds between two wake-ups of the writer."""
+BUFFER = 4 << 20
+"""Octets that may wait for the writer; as many again may be in its hands."""
+
+_RESERVED = frozenset({"time", "level", "event"})
+
+
+class EventLog:
+    """The log of this process. ``event`` may be called from any thread.
+
+    ``target`` is a file (appended to, mode 0640) or an open descriptor (1 or 2). ``users``: how the fields
+    ``user`` and ``login`` are shown; a hash is the first 12 hex digits of SHA-256 over ``salt`` and the name
+    (the same salt in every process makes them comparable). Raises OSError when the file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        target: Path | int = 1,
+        *,
+        form: Literal["json", "console"] = "json",
+        level: Level = "info",
+        users: Literal["plain", "hashed", "none"] = "plain",
+        salt: bytes = b"",
+        colour: bool | None = None,
+        buffer: int = BUFFER,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.dropped = 0
+        """Lines lost so far."""
+        self._path = target if isinstance(target, Path) else None
+        self._fd = target if isinstance(target, int) else _open(target)
+        if colour is None:
+            colour = os.isatty(self._fd) and not os.environ.get("NO_COLOR")
+        self._encode: Encode = as_json if form == "json" else console(colour)
+        self._threshold = LEVELS[level]
+        self._users = users
+        self._salt = salt
+        self._limit = buffer
+        self._now = now
+        self._second = (-1, "")
+        self._lock = threading.Lock()
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._woken = self._closed = self._reopen = self._torn = False
+        self._told = 0
+        self._fault = ""
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="popproxy-log", daemon=True)
+        self._thread.start()
+
+    def event(self, level: Level, name: str, /, **fields: object) -> None:
+        """Write a line. ``name`` and ``fields`` are those of events.EVENTS. Never raises, never waits."""
+        if LEVELS[level] < self._threshold:
+            return
+        if self._users != "plain":
+            fields = self._veil(fields)
+        if not _RESERVED.isdisjoint(fields):
+            fields = {f"{key}_" if key in _RESERVED else key: value for key, value in fields.items()}
+        line = self._encode(self._stamp(), level, name, fields)
+        with self._lock:
+            if self._closed or self._size + len(line) > self._limit:
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            if self._woken:
+                return
+            self._woken = True
+        self._wake.set()
+
+    def plugin(self, name: str) -> PluginLog:
+        """``services.log`` of the plugin called ``name``."""
+        return PluginLog(self, name)
+
+    def reopen(self) -> None:
+        """Open the file anew (after a rename); nothing for a descriptor. Never waits: the writer does it."""
+        with self._lock:
+            self._reopen = self._woken = True
+        self._wake.set()
+
+    def close(self, deadline: float = 2.0) -> None:
+        """Write what is waiting, within ``deadline`` seconds; what is left then is lost. Later lines are lost, too."""
+        with self._lock:
+            self._closed = True
+        self._stop.set()
+        self._wake.set()
+        self._thread.join(deadline)
+        if self._thread.is_alive():
+            with self._lock:
+                self.dropped += len(self._lines)
+                self._lines = []
+        elif self._path is not None and self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _stamp(self) -> str:
+        at = self._now()
+        whole = int(at)
+        second, text = self._second
+        if whole != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+            self._second = (whole, text)
+        return f"{text}.{int((at - whole) * 1000):03d}Z"
+
+    def _veil(self, fields: Mapping[str, object]) -> dict[str, object]:
+        if self._users == "none":
+            return {key: value for key, value in fields.items() if key not in USERS}
+        return {key: self._hash(value) if key in USERS else value for key, value in fields.items()}
+
+    def _hash(self, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return hashlib.sha256(self._salt + value.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._stop.wait(BATCH)
+            self._wake.clear()
+            with self._lock:
+                lines, self._lines = self._lines, []
+                self._size = 0
+                reopen, self._reopen, self._woken = self._reopen, False, False
+            if reopen and self._path is not None:
+                self._open_again(self._path)
+            if lines:
+                self._write(b"".join(lines))
+            elif self._stop.is_set():
+                return
+            if self._stop.is_set():
+                self._wake.set()
+
+    def _open_again(self, path: Path) -> None:
+        try:
+            fresh = _open(path)
+        except OSError as error:
+            self.event("error", "log_failed", detail=str(error))
+            return
+        old, self._fd = self._fd, fresh
+        os.close(old)
+
+    def _write(self, data: bytes) -> None:
+        """Write all of ``data``; when that fails count the lines that are lost."""
+        if self._torn:
+            data = b"\n" + data
+        view = memoryview(data)
+        done = 0
+        try:
+            while done < len(data):
+                try:
+                    done += os.write(self._fd, view[done : done + (1 << 16)])
+                except BlockingIOError:
+                    select.select([], [self._fd], [], 1.0)
+        except OSError as error:
+            self._fault = str(error)
+            self._torn = done > 0 and data[done - 1 : done] != b"\n"
+            with self._lock:
+                self.dropped += data.count(b"\n", done)
+            return
+        self._torn = False
+        if self.dropped > self._told and not self._closed:
+            lost, self._told = self.dropped - self._told, self.dropped
+            self.event("warning", "log_dropped", count=lost, detail=self._fault or "the buffer was full")
+            self._fault = ""
+
+
+class PluginLog:
+    """api.Log of one plugin: every line has the plugin's name in it."""
+
+    __slots__ = ("_log", "_name")
+
+    def __init__(self, log: EventLog, name: str) -> None:
+        self._log = log
+        self._name = name
+
+    def info(self, event: str, **fields: object) -> None:
+        """Something an administrator may want to know."""
+        self._line("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Something an administrator should look at."""
+        self._line("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Something that is broken."""
+        self._line("error", event, fields)
+
+    def _line(self, level: Level, event: str, fields: dict[str, object]) -> None:
+        self._log.event(level, f"{self._name}.{event}", **{**fields, "plugin": self._name})
+
+
+class LibraryHandler(logging.Handler):
+    """Brings what libraries log with ``logging`` into the event log. Exceptions are told by type and place only."""
+
+    def __init__(self, log: EventLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One ``library`` line."""
+        level: Level = "error" if record.levelno >= logging.ERROR else "warning"
+        fault = record.exc_info[1] if record.exc_info else None
+        about = describe(fault) if fault is not None else {}
+        self._log.event(level, "library", logger=record.name, detail=record.getMessage(), **about)
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """The fields ``error`` and ``where`` of an exception: its type and its innermost frames, never its text."""
+    frames: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        frames.append(f"{Path(code.co_filename).name}:{trace.tb_lineno} {code.co_name}")
+        trace = trace.tb_next
+    return {"error": type(error).__name__, "where": " < ".join(frames[:-6:-1])}
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

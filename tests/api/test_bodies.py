@@ -1,0 +1,158 @@
+"""Filters: the header is edited once, the body passes as the very same objects, whatever the chunks."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popproxy.api import BodyFilter, Header, HeaderFilter
+
+MESSAGE = b"Subject: x\r\nX-Spam: yes\r\n\r\nbody\r\n\r\n.dots\r\n"
+EDITED = b"X-Seen: 1\r\nSubject: x\r\n\r\nbody\r\n\r\n.dots\r\n"
+messages = st.lists(
+    st.sampled_from([b"A: b\r\n", b"X-Spam: 1\r\n", b" f\r\n", b"\r\n", b"\n", b"x", b"\r"]), max_size=12
+).map(b"".join)
+
+
+def edit(header: Header) -> None:
+    header.remove("X-Spam")
+    header.add("X-Seen", "1")
+
+
+def run(body_filter: BodyFilter, *chunks: bytes) -> bytes:
+    return b"".join([*map(body_filter.feed, chunks), body_filter.finish()])
+
+
+def test_a_plain_filter_changes_nothing() -> None:
+    body_filter = BodyFilter()
+    chunk = b"x" * 10
+    assert body_filter.feed(chunk) is chunk
+    assert body_filter.finish() == b""
+
+
+def test_the_header_is_edited_and_the_rest_passes() -> None:
+    assert run(HeaderFilter(edit), MESSAGE) == EDITED
+
+
+def test_edit_may_be_overridden() -> None:
+    class Mine(HeaderFilter):
+        def edit(self, header: Header) -> None:
+            edit(header)
+
+    assert run(Mine(), MESSAGE) == EDITED
+    assert run(HeaderFilter(), MESSAGE) == MESSAGE
+
+
+def test_the_body_is_handed_on_as_the_same_objects() -> None:
+    body_filter = HeaderFilter(edit)
+    assert body_filter.feed(b"A: b\r\n") == b""
+    assert body_filter.feed(b"\r\nstart") == b"X-Seen: 1\r\nA: b\r\n\r\nstart"
+    chunk = b"\r\n\r\nX-Spam: not a header" * 1000
+    assert body_filter.feed(chunk) is chunk
+    assert body_filter.finish() == b""
+
+
+def test_a_chunk_whose_header_stays_is_handed_on_as_it_is() -> None:
+    assert HeaderFilter(lambda header: None).feed(MESSAGE) is MESSAGE
+
+
+def test_edit_is_called_once() -> None:
+    calls: list[Header] = []
+    run(HeaderFilter(calls.append), b"A: b\r\n\r\n", b"C: d\r\n\r\n", b"")
+    assert [bytes(header) for header in calls] == [b"A: b\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (b"", b"X-Seen: 1\r\n"),
+        (b"\r\n", b"X-Seen: 1\r\n\r\n"),
+        (b"\r\nbody", b"X-Seen: 1\r\n\r\nbody"),
+        (b"A: b\r\n", b"X-Seen: 1\r\nA: b\r\n"),
+        (b"A: b", b"X-Seen: 1\r\nA: b"),
+        (b"A: b\r\n\r\n", b"X-Seen: 1\r\nA: b\r\n\r\n"),
+        (b"A: b\n\nX-Spam: in the body\n", b"X-Seen: 1\r\nA: b\n\nX-Spam: in the body\n"),
+    ],
+)
+def test_short_and_odd_messages(message: bytes, expected: bytes) -> None:
+    for size in (1, 2, 3, 100):
+        chunks = [message[place : place + size] for place in range(0, len(message), size)]
+        assert run(HeaderFilter(edit), *chunks) == expected
+
+
+def test_nothing_goes_out_before_the_header_is_known() -> None:
+    body_filter = HeaderFilter(edit)
+    for place in range(0, len(MESSAGE) - 20):
+        piece = body_filter.feed(MESSAGE[place : place + 1])
+        assert bool(piece) == (place >= MESSAGE.index(b"\r\n\r\n") + 3)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_a_header_above_the_limit_passes_unedited(size: int) -> None:
+    body_filter = HeaderFilter(edit, limit=64)
+    message = b"A: b\r\n" * 12 + b"\r\nbody"
+    chunks = [message[place : place + size] for place in range(0, len(message), size)]
+    assert run(body_filter, *chunks) == message
+    assert body_filter.overflowed
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_a_header_of_exactly_the_limit_is_edited(size: int) -> None:
+    header = b"A: b\r\n" * 10 + b"\r\n"
+    message = header + b"X-Spam: body"
+    chunks = [message[place : place + size] for place in range(0, len(message), size)]
+    body_filter = HeaderFilter(edit, limit=len(header))
+    assert run(body_filter, *chunks) == b"X-Seen: 1\r\n" + message
+    assert not body_filter.overflowed
+
+
+def test_no_more_than_the_limit_and_a_chunk_is_held() -> None:
+    body_filter = HeaderFilter(edit, limit=100)
+    assert body_filter.feed(b"x" * 99) == b""
+    assert body_filter.feed(b"y" * 50) == b"x" * 99 + b"y" * 50
+    chunk = b"z" * 50
+    assert body_filter.feed(chunk) is chunk
+
+
+def test_the_limit_is_256_kib() -> None:
+    body_filter = HeaderFilter(edit)
+    assert body_filter.feed(b"x" * (256 * 1024 - 1)) == b""
+    assert len(body_filter.feed(b"x")) == 256 * 1024
+    assert body_filter.overflowed
+
+
+def test_an_author_may_make_overflow_a_failure() -> None:
+    class Strict(HeaderFilter):
+        def overflow(self) -> None:
+            raise ValueError("too large")
+
+    with pytest.raises(ValueError, match="too large"):
+        Strict(limit=4).feed(b"A: b\r\n\r\n")
+
+
+def test_what_edit_raises_is_not_swallowed() -> None:
+    def broken(header: Header) -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        HeaderFilter(broken).feed(MESSAGE)
+    with pytest.raises(RuntimeError, match="broken"):
+        HeaderFilter(broken).finish()
+
+
+@settings(max_examples=300, deadline=None)
+@given(messages, st.lists(st.integers(0, 5), max_size=30), st.integers(1, 40))
+def test_the_outcome_does_not_depend_on_the_chunks(message: bytes, sizes: list[int], limit: int) -> None:
+    whole = HeaderFilter(edit, limit=limit)
+    expected = run(whole, message)
+    chunks = []
+    rest = message
+    for size in sizes:
+        chunks.append(rest[:size])
+        rest = rest[size:]
+    cut = HeaderFilter(edit, limit=limit)
+    assert run(cut, *chunks, rest) == expected
+    assert cut.overflowed == whole.overflowed
+    if cut.overflowed:
+        assert expected == message

@@ -1,0 +1,73 @@
+"""Verdicts: a closed union of values; their defaults are the safe ones."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, is_dataclass
+from types import NoneType
+from typing import Any, get_args
+
+import pytest
+
+from popproxy.api import (
+    Answer,
+    Code,
+    Edit,
+    Hangup,
+    Hide,
+    Refuse,
+    Replace,
+    Rewrite,
+    Route,
+    Sizes,
+    Verdict,
+    parse,
+    verdicts,
+)
+
+ALL = [
+    Refuse(),
+    Rewrite(parse(b"NOOP")),
+    Answer(True),
+    Hangup(),
+    Route(),
+    Hide(frozenset({1})),
+    Sizes({1: 2}),
+    Edit(),
+    Replace(b""),
+]
+UNIONS = {name: getattr(verdicts, name) for name in vars(verdicts) if name.endswith("Verdict") and name != "Verdict"}
+
+
+def test_the_union_is_closed() -> None:
+    assert {type(verdict) for verdict in ALL} == set(get_args(Verdict))
+
+
+def test_what_a_hook_may_return_is_part_of_the_union_or_none() -> None:
+    assert len(UNIONS) == 7
+    for union in UNIONS.values():
+        assert NoneType in get_args(union)
+        assert set(get_args(union)) - {NoneType} <= set(get_args(Verdict))
+
+
+def test_every_verdict_can_be_returned_somewhere() -> None:
+    returned = {kind for union in UNIONS.values() for kind in get_args(union)} - {NoneType}
+    assert returned == set(get_args(Verdict))
+
+
+@pytest.mark.parametrize("verdict", ALL)
+def test_a_verdict_is_a_frozen_value(verdict: Any) -> None:
+    fields: tuple[str, ...] = type(verdict).__match_args__
+    assert is_dataclass(type(verdict))
+    assert verdict == type(verdict)(*(getattr(verdict, name) for name in fields))
+    with pytest.raises(FrozenInstanceError):
+        setattr(verdict, fields[0], None)
+
+
+def test_a_refusal_says_nothing_about_its_reason() -> None:
+    refusal = Refuse(reason="listed at example.org")
+    assert refusal.code is Code.SYS_PERM
+    assert "example" not in refusal.text
+
+
+def test_a_route_keeps_what_it_does_not_name() -> None:
+    assert Route() == Route(None, None)

@@ -1,0 +1,267 @@
+"""The headers plugin: each rule, in order, streaming, and every error of its config."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from popproxy_plugins.headers import Headers, HeadersConfig
+from pydantic import ValidationError
+
+from popproxy.api import Fail, SessionView, parse
+from popproxy.api.plugin import HOOKS, overrides
+
+MESSAGE = b"Subject: hello\r\nX-Spam-Flag: YES\r\nX-Spam-Level: 5\r\nTo: joe\r\n\r\nSubject: body\r\n"
+RETR, TOP = parse(b"RETR 1"), parse(b"TOP 1 0")
+
+
+def session(**more: Any) -> SessionView:
+    view = SessionView("s1", "pop3s", client="192.0.2.7", user="joe@example.com", upstream="main")
+    for name, value in more.items():
+        setattr(view, name, value)
+    return view
+
+
+def run(rules: list[dict[str, str]], message: bytes = MESSAGE, view: SessionView | None = None) -> bytes:
+    plugin = Headers(HeadersConfig.model_validate({"rules": rules}))
+    body_filter = plugin.open_body(view or session(), RETR)
+    return body_filter.feed(message) + body_filter.finish()
+
+
+def problem(rule: dict[str, object]) -> str:
+    with pytest.raises(ValidationError) as caught:
+        HeadersConfig.model_validate({"rules": [rule]})
+    (error,) = caught.value.errors()
+    assert error["loc"][:2] == ("rules", 0)
+    return str(error["msg"])
+
+
+# Rules
+
+
+def test_add_puts_a_field_on_top_each_time() -> None:
+    assert run([{"add": "X-A", "value": "1"}, {"add": "X-A", "value": "2"}]) == b"X-A: 2\r\nX-A: 1\r\n" + MESSAGE
+
+
+def test_remove_by_glob() -> None:
+    assert run([{"remove": "x-spam-*"}]) == b"Subject: hello\r\nTo: joe\r\n\r\nSubject: body\r\n"
+
+
+def test_set_replaces_or_adds() -> None:
+    assert run([{"set": "To", "value": "all"}]) == MESSAGE.replace(b"joe", b"all")
+    assert run([{"set": "X-New", "value": "1"}]) == b"X-New: 1\r\n" + MESSAGE
+
+
+def test_rewrite_with_groups() -> None:
+    rules = [{"rewrite": "subject", "match": "(.*)", "with": r"[EXT] \1"}]
+    assert run(rules) == MESSAGE.replace(b"Subject: hello", b"Subject: [EXT] hello")
+
+
+def test_rewrite_replaces_the_first_match_only_and_in_every_field() -> None:
+    message = b"X: aa\r\nX: ba\r\nX: c\r\n d\r\n\r\n"
+    assert run([{"rewrite": "X", "match": "a", "with": "-"}], message) == b"X: -a\r\nX: b-\r\nX: c\r\n d\r\n\r\n"
+
+
+def test_rewrite_works_on_the_unfolded_value_as_sent() -> None:
+    message = b"Subject: =?utf-8?q?gr=C3=BC?=\r\n\tword\r\n\r\n"
+    changed = run([{"rewrite": "Subject", "match": r"C3=BC\?=\tword$", "with": "x"}], message)
+    assert changed == b"Subject: =?utf-8?q?gr=x\r\n\r\n"
+
+
+def test_a_field_that_does_not_match_keeps_its_octets() -> None:
+    message = b"Subject: a\r\n  \tb\xff\r\n\r\n"
+    assert run([{"rewrite": "Subject", "match": "zzz", "with": "x"}], message) == message
+
+
+def test_nul_and_cr_in_a_value_do_not_get_it_past_a_rule() -> None:
+    message = b"Subject: he\0l\rlo\r\n\r\n"
+    assert run([{"rewrite": "Subject", "match": "^", "with": "[EXT] "}], message) == b"Subject: [EXT] he l lo\r\n\r\n"
+
+
+def test_a_template_cannot_break_the_line() -> None:
+    rule = {"rewrite": "Subject", "match": "a", "with": r"x\r\nEvil: 1"}
+    assert run([rule], b"Subject: a\r\n\r\n") == b"Subject: x  Evil: 1\r\n\r\n"
+
+
+def test_only_the_first_998_characters_are_matched_and_none_is_lost() -> None:
+    message = b"Subject: " + b"a " * 1000 + b"end\r\n\r\n"
+    assert run([{"rewrite": "Subject", "match": "end", "with": "x"}], message) == message
+    changed = run([{"rewrite": "Subject", "match": "^", "with": "[EXT] "}], message)
+    assert changed.replace(b"\r\n", b"").split() == b"Subject: [EXT]".split() + [b"a"] * 1000 + [b"end"]
+
+
+def test_rules_run_in_order_on_what_is_left() -> None:
+    rules = [
+        {"remove": "X-Spam-*"},
+        {"add": "X-Spam-Flag", "value": "NO"},
+        {"rewrite": "X-Spam-Flag", "match": "NO", "with": "NEVER"},
+    ]
+    assert run(rules).startswith(b"X-Spam-Flag: NEVER\r\nSubject: hello\r\nTo: joe\r\n\r\n")
+
+
+def test_conditions() -> None:
+    assert run([{"add": "X", "value": "1", "if_header": "X-Spam-*"}]) == b"X: 1\r\n" + MESSAGE
+    assert run([{"add": "X", "value": "1", "if_header": "X-Ham"}]) == MESSAGE
+    assert run([{"add": "X", "value": "1", "unless_header": "x-ham"}]) == b"X: 1\r\n" + MESSAGE
+    assert run([{"add": "X", "value": "1", "unless_header": "To"}]) == MESSAGE
+    both = {"if_header": "To", "unless_header": "Cc"}
+    assert run([{"remove": "Subject", **both}]) == MESSAGE.replace(b"Subject: hello\r\n", b"")
+    assert run([{"remove": "To"}, {"add": "X", "value": "1", **both}]) == MESSAGE.replace(b"To: joe\r\n", b"")
+
+
+def test_placeholders() -> None:
+    text = "{user} {listener} {client} {session} {upstream} {{literal}}"
+    expected = b"X: joe@example.com pop3s 192.0.2.7 s1 main {literal}\r\n"
+    assert run([{"add": "X", "value": text}]) == expected + MESSAGE
+
+
+def test_placeholders_that_are_not_known_yet_are_empty() -> None:
+    assert run([{"add": "X", "value": "<{user}>"}], view=SessionView("s", "l")) == b"X: <>\r\n" + MESSAGE
+
+
+def test_a_user_name_cannot_inject() -> None:
+    changed = run([{"set": "X", "value": "{user}"}], view=session(user="joe\r\nEvil: 1\0"))
+    assert changed == b"X: joe  Evil: 1\r\n" + MESSAGE
+    assert run([{"set": "X", "value": "{user}"}], view=session(user="{listener}")) == b"X: {listener}\r\n" + MESSAGE
+
+
+def test_non_ascii_values_travel_encoded() -> None:
+    assert run([{"add": "X", "value": "geprüft"}]) == b"X: =?utf-8?q?gepr=C3=BCft?=\r\n" + MESSAGE
+
+
+# The plugin
+
+
+def test_top_and_retr_alike() -> None:
+    plugin = Headers(HeadersConfig.model_validate({"rules": [{"add": "X", "value": "1"}]}))
+    for command in (RETR, TOP):
+        body_filter = plugin.open_body(session(), command)
+        assert body_filter.feed(MESSAGE) == b"X: 1\r\n" + MESSAGE
+
+
+def test_it_streams() -> None:
+    plugin = Headers(HeadersConfig.model_validate({"rules": [{"add": "X", "value": "1"}]}))
+    body_filter = plugin.open_body(session(), RETR)
+    assert body_filter.feed(b"A: b\r\n\r") == b""
+    assert body_filter.feed(b"\n") == b"X: 1\r\nA: b\r\n\r\n"
+    chunk = b"body" * 1000
+    assert body_filter.feed(chunk) is chunk
+    assert body_filter.finish() == b""
+
+
+def test_a_header_too_large_is_a_failure_for_the_fail_mode_to_judge() -> None:
+    plugin = Headers(HeadersConfig.model_validate({"rules": [{"remove": "X"}]}))
+    with pytest.raises(ValueError, match="above 256 KiB"):
+        plugin.open_body(session(), RETR).feed(b"x" * (1 << 18))
+
+
+def test_it_fails_open_and_subscribes_to_one_hook() -> None:
+    assert Headers.fail is Fail.OPEN
+    assert [hook for hook in HOOKS if overrides(Headers, hook)] == ["open_body"]
+    assert Headers.config_model is HeadersConfig
+
+
+def test_it_is_registered_as_a_strangers_would_be() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    entries = tomllib.loads(project.read_text())["project"]["entry-points"]["popproxy.plugins"]
+    assert EntryPoint("headers", entries["headers"], "popproxy.plugins").load() is Headers
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"Subject: hello\r\n", b"X-Spam: 1\r\n", b" f\r\n", b"\r\n", b"x\r\n", b"\0", b"\xff", b"\r"]),
+        max_size=10,
+    ).map(b"".join),
+    st.lists(st.integers(0, 6), max_size=20),
+)
+def test_no_message_breaks_it_and_the_chunks_do_not_matter(message: bytes, sizes: list[int]) -> None:
+    rules = [
+        {"remove": "X-*"},
+        {"rewrite": "Subject", "match": "(.*)", "with": r"[EXT] \1"},
+        {"set": "X-User", "value": "{user}"},
+    ]
+    plugin = Headers(HeadersConfig.model_validate({"rules": rules}))
+    body_filter = plugin.open_body(session(), RETR)
+    out = b""
+    rest = message
+    for size in sizes:
+        out += body_filter.feed(rest[:size])
+        rest = rest[size:]
+    out += body_filter.feed(rest) + body_filter.finish()
+    assert out == run(rules, message)
+    assert b"X-User: joe@example.com\r\n" in out
+
+
+# Its config
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({}, "a rule is exactly one of add, remove, rewrite, set; found none of them"),
+        ({"value": "1"}, "found none"),
+        ({"add": "X", "remove": "Y", "value": "1"}, "found add and remove: write one rule for each"),
+        ({"add": "X"}, 'add needs value: write value = "..."'),
+        ({"set": "X"}, "set needs value"),
+        ({"rewrite": "X", "match": "a"}, "rewrite needs with"),
+        ({"rewrite": "X", "with": "a"}, "rewrite needs match"),
+        ({"remove": "X", "value": "1"}, "remove takes no value: leave it out"),
+        ({"add": "X", "value": "1", "match": "a"}, "add takes no match"),
+        ({"rewrite": "X", "match": "a", "with": "b", "value": "c"}, "rewrite takes no value"),
+        ({"add": "X Y", "value": "1"}, "'X Y' is no header name: write 1 to 76 printable ASCII"),
+        ({"remove": ""}, "'' is no header name"),
+        ({"remove": "X", "if_header": "Ü"}, "'Ü' is no header name"),
+        ({"add": "X-*", "value": "1"}, "'X-*' is a glob; add needs one name, like X-Name"),
+        ({"rewrite": "X-?", "match": "a", "with": "b"}, "'X-?' is a glob; rewrite needs one name"),
+        ({"rewrite": "X", "match": "(", "with": "b"}, "'(' is no regular expression: missing ), unterminated"),
+        ({"rewrite": "X", "match": "a", "with": r"\1"}, r"with = '\\1' does not fit match = 'a': invalid group"),
+        ({"rewrite": "X", "match": "a", "with": r"\g<x>"}, "unknown group name 'x'"),
+        ({"rewrite": "X", "match": "a", "with": r"\q"}, r"bad escape \q"),
+        ({"add": "X", "value": "{password}"}, "{password} is no placeholder; write one of {user}, {listener},"),
+        ({"add": "X", "value": "{}"}, "{} is no placeholder"),
+        ({"add": "X", "value": "{user.__class__}"}, "{user.__class__} is no placeholder"),
+        ({"add": "X", "value": "{user!r}"}, "{user} is no placeholder"),
+        ({"add": "X", "value": "{user:>9}"}, "{user} is no placeholder"),
+        ({"add": "X", "value": "{user"}, "'{user': expected '}' before end of string; write {{ or }} for a brace"),
+        ({"add": "X", "value": "a } b"}, "write {{ or }} for a brace"),
+        ({"add": "X", "value": "a\r\nb"}, "holds CR, LF or NUL: write one line of text"),
+        ({"add": 5, "value": "1"}, "Input should be a valid string"),
+        ({"delete": "X"}, "Extra inputs are not permitted"),
+        ({"add": "X", "value": "1", "template": "y"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_every_error_of_the_config_says_what_to_write(rule: dict[str, object], message: str) -> None:
+    assert message in problem(rule)
+
+
+def test_none_is_not_given() -> None:
+    names = ("set", "remove", "rewrite", "match", "with", "if_header", "unless_header")
+    config = HeadersConfig.model_validate({"rules": [{"add": "X", "value": "1", **dict.fromkeys(names)}]})
+    assert config.rules[0].add == "X"
+    assert "remove takes no value" not in problem({"remove": None, "value": None})
+
+
+@pytest.mark.parametrize("options", [{}, {"rules": []}, {"rules": [{"remove": "X"}], "rule": []}])
+def test_rules_are_needed(options: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        HeadersConfig.model_validate(options)
+
+
+def test_the_example_of_its_manual_page_works() -> None:
+    from popproxy_plugins import headers
+
+    example = (headers.__doc__ or "").split("```toml\n")[1].split("```")[0]
+    (table,) = tomllib.loads(example)["plugin"]
+    assert table.pop("use") == "headers"
+    message = b"Subject: hi\r\nX-External: 1\r\nX-Spam-Flag: YES\r\n\r\n"
+    changed = run(table["rules"], message)
+    assert changed == (
+        b"X-Fetched-By: joe@example.com through pop3s\r\nSubject: [EXT] hi\r\nX-External: 1\r\n\r\n"
+    )
+    assert run(table["rules"], changed) == changed
