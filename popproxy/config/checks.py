@@ -193,17 +193,18 @@ def _certificate(path: KeyPath, certificate: Certificate, report: Report) -> Non
 
 
 def _misfit(error: ssl.SSLError, certificate: Certificate) -> tuple[str, str]:
-    reason = error.reason or ""
-    if reason == "KEY_VALUES_MISMATCH":
+    """OpenSSL names only the mismatch; the rest shows in the files."""
+    if error.reason == "KEY_VALUES_MISMATCH":
         return "the key is not the certificate's", "write the key the certificate was issued for"
-    if reason == "NO_START_LINE" or "PEM" in str(error):
-        return (
-            f"{certificate.cert} holds no PEM certificate, or {certificate.key or certificate.cert} no PEM key",
-            "write PEM files: -----BEGIN CERTIFICATE-----, -----BEGIN PRIVATE KEY-----",
-        )
-    if reason in ("BAD_DECRYPT", "BAD_PASSWORD_READ", "EMPTY_PASSWORD") or "decrypt" in reason.lower():
-        return "the key is encrypted with another password", 'write password = { file = "..." }'
-    return f"cannot be used: {reason or error}", "write a PEM certificate and its key"
+    key = certificate.key or certificate.cert
+    for file, label in ((certificate.cert, b"CERTIFICATE"), (key, b"PRIVATE KEY")):
+        if label + b"-----" not in file.read_bytes():
+            name = label.decode("ascii")
+            return f"{file} holds no PEM {name.lower()}", f"write a file with -----BEGIN {name}-----"
+    if b"ENCRYPTED" in key.read_bytes():
+        fault = "has no password" if certificate.password is None else "has another password"
+        return f"the key is encrypted and {fault}", 'write password = { file = "..." }'
+    return f"cannot be used: {error.reason or error}", "write a PEM certificate and its key"
 
 
 def _expiry(path: KeyPath, cert: Path, report: Report) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from popproxy import __version__
 
@@ -37,7 +37,10 @@ class UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with the exit code of sysexits.h."""
+    """argparse with the exit code of sysexits.h; options are written out in full."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -69,7 +72,6 @@ def _parser() -> argparse.ArgumentParser:
         description="A POP3 proxy and filter middleware: TLS, plugins and metrics in front of any POP3 server.",
         epilog=_WAYS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"popproxy {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -101,7 +101,7 @@ def clean(value: object, depth: int) -> object:
     if isinstance(value, (list, tuple, Mapping)) and not depth:
         return "..."
     if isinstance(value, Mapping):
-        return {_word(key)[:_CUT]: clean(part, depth - 1) for key, part in list(value.items())[:_MANY]}
+        return {str(clean(key, 0))[:_CUT]: clean(part, depth - 1) for key, part in list(value.items())[:_MANY]}
     if isinstance(value, (list, tuple)):
         return [clean(part, depth - 1) for part in value[:_MANY]]
     return clean(shown(value), depth and depth - 1)

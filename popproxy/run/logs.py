@@ -14,6 +14,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -82,9 +83,11 @@ class EventLog:
             fields = self._veil(fields)
         if not _RESERVED.isdisjoint(fields):
             fields = {f"{key}_" if key in _RESERVED else key: value for key, value in fields.items()}
-        line = self._encode(self._stamp(), level, name, fields)
+        self._put(self._encode(self._stamp(), level, name, fields), self._limit)
+
+    def _put(self, line: bytes, limit: float) -> None:
         with self._lock:
-            if self._closed or self._size + len(line) > self._limit:
+            if self._closed or self._size + len(line) > limit:
                 self.dropped += 1
                 return
             self._lines.append(line)
@@ -160,7 +163,7 @@ class EventLog:
         try:
             fresh = _open(path)
         except OSError as error:
-            self.event("error", "log_failed", detail=str(error))
+            self._say("error", "log_failed", {"detail": str(error)})
             return
         old, self._fd = self._fd, fresh
         os.close(old)
@@ -186,8 +189,12 @@ class EventLog:
         self._torn = False
         if self.dropped > self._told and not self._closed:
             lost, self._told = self.dropped - self._told, self.dropped
-            self.event("warning", "log_dropped", count=lost, detail=self._fault or "the buffer was full")
+            self._say("warning", "log_dropped", {"count": lost, "detail": self._fault or "the buffer was full"})
             self._fault = ""
+
+    def _say(self, level: Level, name: str, fields: Mapping[str, object]) -> None:
+        """A line of the log about itself: room or not, and whatever the level."""
+        self._put(self._encode(self._stamp(), level, name, fields), inf)
 
 
 class PluginLog:

@@ -17,7 +17,12 @@ class Capabilities:
     __slots__ = ("_items",)
 
     def __init__(self, items: Iterable[tuple[bytes, tuple[bytes, ...]]] = ()) -> None:
-        self._items: dict[bytes, tuple[bytes, ...]] = {name.upper(): parameters for name, parameters in items}
+        """ValueError for a word that would not stay one on its line, or a name that would end the reply."""
+        self._items: dict[bytes, tuple[bytes, ...]] = {}
+        for name, parameters in items:
+            if not _TAG.match(name) or any(word.split() != [word] for word in parameters):
+                raise ValueError(f"{name!r} {parameters!r} is no capability: write words without white space")
+            self._items[name.upper()] = parameters
 
     @classmethod
     def parse(cls, lines: Iterable[bytes]) -> Capabilities:
@@ -52,7 +57,7 @@ class Capabilities:
         return self._items.get(name, ())
 
     def with_(self, name: bytes, *parameters: bytes) -> Capabilities:
-        """This set with ``name`` added or its parameters replaced."""
+        """This set with ``name`` added or its parameters replaced. ValueError as the constructor."""
         return Capabilities({**self._items, name.upper(): parameters}.items())
 
     def without(self, *names: bytes) -> Capabilities:

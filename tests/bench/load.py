@@ -4,7 +4,8 @@ Jobs (`op`):
   target   port, tls, quick, resumed   where the following jobs connect
   sessions script, clients, total      whole sessions from connect to close; a unit is a session or a message
   open     clients, user, at_once      log clients in and hold them
-  drive    script, count, at_once      run a script on every held session
+  drive    script, count, at_once,     run a script on every held session; `head` (retr only) is what the proxy puts
+           head                        in front of each message
   close                                QUIT the held sessions
 A reply holds `units`, `seconds`, `p50_ms`, `octets`, `resumed` (share of handshakes), or `error`.
 Every octet of every RETR is compared with what mail.py says it must be.
@@ -44,10 +45,12 @@ def login(wire: Wire, user: str) -> Client:
     yield from wire.line()
 
 
-def retrieve(wire: Wire, number: int, size: int) -> Client:
+def retrieve(wire: Wire, number: int, size: int, head: bytes = b"") -> Client:
     """One RETR: ask, status line, every octet."""
     yield from wire.send(b"RETR %d\r\n" % number)
     yield from wire.line()
+    if head:
+        yield from wire.exactly(head)
     yield from wire.exactly(mail.wire(number, size))
 
 
@@ -95,6 +98,7 @@ class Load:
         self.held: list[tuple[Wire, mail.Maildrop]] = []
         self.clock: list[float] = []
         self.octets = 0
+        self.head = b""
 
     def do(self, job: Job) -> Figures:
         """One job; raises LoadError for what went wrong on a wire."""
@@ -160,6 +164,7 @@ class Load:
     def do_drive(self, job: Job) -> int:
         """A script on every held session, `count` units each; their sum."""
         script: Callable[[Wire, mail.Maildrop, int], Client] = getattr(self, "drive_" + job["script"])
+        self.head = job.get("head", "").encode()
         before = sum(wire.octets for wire, _ in self.held)
         self.driver.run(self._drives(script, job["count"]), job.get("at_once", len(self.held)))
         self.octets = sum(wire.octets for wire, _ in self.held) - before
@@ -191,7 +196,7 @@ class Load:
         for index in range(count):
             number = index % drop.count + 1
             began = time.perf_counter()
-            yield from retrieve(wire, number, drop.size)
+            yield from retrieve(wire, number, drop.size, self.head)
             self.clock.append(time.perf_counter() - began)
 
     def do_close(self, job: Job) -> int:

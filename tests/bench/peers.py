@@ -36,10 +36,11 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to set a proxy up: its certificate, and TLS on the upstream leg or not."""
+    """One way to set a proxy up: its certificate, TLS on the upstream leg or not, a plugin of popproxy's."""
 
     key: str = "ecdsa"
     upstream_tls: bool = False
+    plugin: str = ""
 
 
 DEFAULT = Variant()
@@ -56,6 +57,7 @@ class Site:
     upstream: int
     upstream_tls: bool
     certificate: Certificate
+    plugin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +201,23 @@ listen tls
     return [_need("haproxy"), "-db", "-q", "-f", str(path)]
 
 
+HEAD = "X-Spam-Flag: YES\r\n"
+"""What the variant "headers" puts on top of each message."""
+PLUGINS = {
+    "": "",
+    "unsubscribed": """[[plugin]]
+use = "tests.bench.unsubscribed:Unsubscribed"
+""",
+    "headers": """[[plugin]]
+use = "headers"
+rules = [{ set = "X-Spam-Flag", value = "YES" }]
+""",
+}
+"""Tables of popproxy's configuration, by Variant.plugin."""
+
+
 def _popproxy_site(site: Site) -> list[str]:
-    scheme, trust = ("pop3s", f'ca = "{site.certificate.chain}"\n') if site.upstream_tls else ("pop3+clear", "")
+    scheme, trust = ("pop3s", f'ca_file = "{site.certificate.chain}"') if site.upstream_tls else ("pop3+clear", "")
     config = f"""[[listener]]
 name = "plain"
 bind = ["127.0.0.1:{site.plain}"]
@@ -218,6 +235,8 @@ certificates = [{{ cert = "{site.certificate.chain}", key = "{site.certificate.k
 [upstream.main]
 servers = ["{scheme}://127.0.0.1:{site.upstream}"]
 {trust}
+
+{PLUGINS[site.plugin]}
 [admin]
 bind = "127.0.0.1:{site.extra}"
 
@@ -304,7 +323,7 @@ class Instance:
         self.folder.chmod(0o755)
         plain, tls, extra = free_ports(3)
         upstream = stub["tls" if variant.upstream_tls else "plain"]
-        self.site = Site(self.folder, plain, tls, extra, upstream, variant.upstream_tls, certificate)
+        self.site = Site(self.folder, plain, tls, extra, upstream, variant.upstream_tls, certificate, variant.plugin)
         self.plain, self.tls = self.site.plain, self.site.tls
         self._log = self.folder / "output.log"
         with self._log.open("wb") as log:

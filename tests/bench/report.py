@@ -39,12 +39,15 @@ def values(readings: Readings, scenario: str, peer: str) -> list[float]:
     return [one.value for one in readings.get(scenario, {}).get(peer, ()) if one is not None]
 
 
-def ratio(readings: Readings, scenario: str, peer: str) -> float | None:
-    """Median over the rounds of popproxy / peer within one round; None when no round has both."""
-    table = readings.get(scenario, {})
-    pairs = zip(table.get(OURS, ()), table.get(peer, ()), strict=False)
-    ratios = [ours.value / theirs.value for ours, theirs in pairs if ours and theirs and theirs.value > 0]
-    return median(ratios) if ratios else None
+def ratio(readings: Readings, scenario: str, peer: str, base: str = "") -> float | None:
+    """Median over the rounds of popproxy / peer within one round; None when no round has both.
+
+    With `base` the peer's readings are those of that scenario.
+    """
+    ours, theirs = readings.get(scenario, {}), readings.get(base or scenario, {})
+    pairs = zip(ours.get(OURS, ()), theirs.get(peer, ()), strict=False)
+    shares = [one.value / other.value for one, other in pairs if one and other and other.value > 0]
+    return median(shares) if shares else None
 
 
 def verdict(measured: float, goal: Goal) -> str:
@@ -78,7 +81,11 @@ def ratios(readings: Readings) -> list[str]:
         return ["popproxy took no part in this run: no ratios.", ""]
     rows = []
     for one in _measured(readings):
-        if one.absolute is not None:
+        if one.base and one.absolute is not None:
+            share = ratio(readings, one.name, OURS, one.base)
+            own = "not measured" if share is None else f"{verdict(share, one.absolute)}, against no plugin"
+            rows.append([one.title, own, "", "", ""])
+        elif one.absolute is not None:
             ours = values(readings, one.name, OURS)
             own = verdict(median(ours), one.absolute) if ours else ""
             rows.append([one.title, f"{own} {one.unit}" if own else "not measured", *_ratio_cells(readings, one)])

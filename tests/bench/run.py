@@ -160,6 +160,8 @@ class Runner:
 
 def takes_part(scenario: Scenario, peer: str) -> bool:
     """Whether the scenario can be asked of this peer at all."""
+    if scenario.base:
+        return peer == report.OURS
     if peer == "direct":
         return scenario.name == "delayed-ack" or (scenario.cpu and scenario.variant == DEFAULT)
     if peer == "nginx64k":

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.bench import account
-from tests.bench.peers import DEFAULT, Variant
+from tests.bench.peers import DEFAULT, HEAD, Variant
 
 SETTLE = 0.05
 MIB = 1024 * 1024
@@ -61,7 +61,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`peers` limits who takes part; `rounds` caps the rounds (0: no cap); `fresh` wants an instance of its own."""
+    """`rounds` caps the rounds (0: no cap); `fresh` wants an instance of its own; `extra_peers` take part only here.
+
+    A scenario with a `base` is popproxy's alone: `absolute` is its ratio to the base, another scenario's name.
+    """
 
     name: str
     title: str
@@ -74,6 +77,7 @@ class Scenario:
     fresh: bool = False
     cpu: bool = True
     extra_peers: tuple[str, ...] = ()
+    base: str = ""
 
 
 def three(must: tuple[float, float, float], goal: tuple[float, float, float]) -> dict[str, Goal]:
@@ -119,14 +123,18 @@ def logins(tls: bool, total: int, resumed: bool = False) -> Callable[[Bench], Re
     return measure
 
 
-def bulk(tls: bool) -> Callable[[Bench], Reading]:
-    """4 sessions, each RETRs 16 messages of 4 MiB: 64 in all, four times over at full size."""
+def bulk(tls: bool, head: str = "") -> Callable[[Bench], Reading]:
+    """4 sessions, each RETRs 16 messages of 4 MiB: 64 in all, four times over at full size.
+
+    `head` is what the proxy puts in front of each message.
+    """
 
     def measure(bench: Bench) -> Reading:
         target(bench, tls)
         bench.loader.ask({"op": "open", "clients": 4, "user": f"m16x{4 * MIB}"})
-        bench.loader.ask({"op": "drive", "script": "retr", "count": 1})
-        jobs: list[Job] = [{"op": "drive", "script": "retr", "count": 16}] * bench.sized(4)
+        job = {"op": "drive", "script": "retr", "head": head}
+        bench.loader.ask({**job, "count": 1})
+        jobs: list[Job] = [{**job, "count": 16}] * bench.sized(4)
         reading = charged(bench, jobs, 1.0)
         bench.loader.ask({"op": "close"})
         gib = reading.more["octets"] / 2**30
@@ -222,6 +230,8 @@ def idle(bench: Bench) -> Reading:
 _LOGIN_TLS = three((1.2, 1.0, 1.5), (0.95, 0.8, 1.15))
 _BULK_TLS = {**three((0.6, 0.15, 1.1), (0.45, 0.07, 0.85)), "nginx64k": Goal(1.0, 1.0)}
 _MESSAGE = "CPU us per message"
+_NOTHING = Goal(1.05, 1.0)
+"""Nothing measurable: below what these runs can tell apart."""
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -311,6 +321,33 @@ SCENARIOS: tuple[Scenario, ...] = (
         "CPU us per NOOP",
         noops(True, True),
         three((3, 2.5, 5), (1.3, 1.0, 1.8)),
+    ),
+    Scenario(
+        "unsubscribed-login",
+        "a plugin without hooks: login, plain",
+        "CPU us per login",
+        logins(False, 8000),
+        absolute=_NOTHING,
+        variant=Variant(plugin="unsubscribed"),
+        base="login-plain",
+    ),
+    Scenario(
+        "unsubscribed-noop",
+        "a plugin without hooks: NOOP pipelined 64 deep, plain",
+        "CPU us per NOOP",
+        noops(False, True),
+        absolute=_NOTHING,
+        variant=Variant(plugin="unsubscribed"),
+        base="noop-plain-pipe",
+    ),
+    Scenario(
+        "headers-bulk",
+        "a header set by `headers`: bulk RETR 64 x 4 MiB, plain",
+        "CPU ms per GiB",
+        bulk(False, HEAD),
+        absolute=Goal(1.5, 1.15),
+        variant=Variant(plugin="headers"),
+        base="bulk-plain",
     ),
     Scenario(
         "memory-plain",

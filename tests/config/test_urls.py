@@ -161,7 +161,10 @@ def test_any_text_is_an_address_or_wrong(text: str) -> None:
                 assert wrong.message and wrong.hint
 
 
-@given(st.from_regex(r"(pop3s|pops|pop3|pop|pop3\+clear)://[a-z][a-z0-9]{0,8}(\.[a-z]{1,5})?(:[1-9][0-9]{0,3})?/?", fullmatch=True))
+_NORMAL = r"(pop3s|pops|pop3|pop|pop3\+clear)://[a-z][a-z0-9]{0,8}(\.[a-z]{1,5})?(:[1-9][0-9]{0,3})?/?"
+
+
+@given(st.from_regex(_NORMAL, fullmatch=True))
 @settings(max_examples=100, deadline=None)
 def test_a_normal_url_reads_as_itself(url: str) -> None:
     server = parse_server(url)

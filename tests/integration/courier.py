@@ -112,7 +112,8 @@ def start(certificate: bytes, key: bytes) -> Iterator[Courier]:
         (root / "etc/courier/pop3d.pem").write_bytes(key + certificate)
         port, port_tls = free_ports(2)
         tcpd = [program("couriertcpd"), "-address=127.0.0.1", "-maxprocs=100", "-maxperip=100", "-nodnslookup"]
-        tcpd += ["-noidentlookup"]
+        if b"noidentlookup" in Path(program("couriertcpd")).read_bytes():  # newer ones do no such thing any more
+            tcpd.append("-noidentlookup")
         tls = [program("couriertls"), "-server", "-tcpd"]
         commands = {
             "authdaemond": [AUTHDAEMON],

@@ -31,6 +31,7 @@ unixhierarchysep: yes
 mboxlist_db: twoskip
 autocreate_quota: 0
 allowplaintext: yes
+allowstarttls: yes
 popminpoll: 0
 failedloginpause: 0
 poptimeout: 10

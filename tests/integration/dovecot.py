@@ -51,7 +51,7 @@ service anvil {{
 }}
 service pop3-login {{
   chroot =
-  service_count = 0
+  {endless}
   client_limit = 1000
   inet_listener pop3 {{
     {address} = {hosts}
@@ -169,6 +169,10 @@ class Dovecot:
         about = re.compile(rf"pop3\({re.escape(account.user)}\).*Disconnected:.*")
         return about.findall(self.log())
 
+    def logins(self, account: Account) -> int:
+        """How many sessions of `account` got in."""
+        return len(re.findall(rf"(?:Login|Logged in): user=<{re.escape(account.user)}>", self.log()))
+
     def log(self) -> str:
         """Everything it logged."""
         return self.daemon.log.read_text(errors="replace")
@@ -203,11 +207,11 @@ def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int
         mail_gid=gid,
         hosts=" ".join(HOSTS),
         address="listen" if new else "address",
+        endless="restart_request_count = unlimited" if new else "service_count = 0",
     )
     if new:
-        full = version.split()[0]
         text = text.replace("%08Xu%08Xv", "%{uid | hex(8)}%{uidvalidity | hex(8)}")
-        text = f"dovecot_config_version = {full}\ndovecot_storage_version = {full}\n{text}"
+        text = f"dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n{text}"
     return text + users, (uid, gid)
 
 

@@ -34,7 +34,8 @@ def test_one_line_per_session(dovecot: Dovecot, start: Start, setup: Setup, trus
         pass
     lines = proxy.wait_for_sessions(4)
     assert len(lines) == 4
-    assert [line["reason"] for line in lines] == ["quit", "quit", "quit", "client_eof"]
+    assert [line["reason"] for line in lines[:3]] == ["quit"] * 3
+    assert lines[3]["reason"] in ("client_eof", "client_reset")
     assert [line["listener"] for line in lines] == ["clear", "pop3", "pop3s", "pop3s"]
     assert [bool(line["tls"]) for line in lines] == [False, True, True, True]
     assert len({line["session"] for line in lines}) == 4

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
-from traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy import __version__
 from popproxy.api.plugin import HOOKS

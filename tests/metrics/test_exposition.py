@@ -1,17 +1,21 @@
 """What Prometheus reads: both formats, read back by prometheus_client's own parsers."""
 
+from collections.abc import Callable, Iterable
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy.api.plugin import HOOKS
-from popproxy.metrics import WorkerMetrics, exposition, new_registry, render
+from popproxy.metrics import WorkerMetrics, new_registry, render
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+parse_open: Callable[[str], Iterable[Metric]] = parse_openmetrics
+generate_open: Callable[[CollectorRegistry], bytes] = generate_openmetrics
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -39,13 +43,13 @@ def test_both_formats_read_back_equal() -> None:
     assert text_type.startswith("text/plain; version=0.0.4")
     assert open_type.startswith("application/openmetrics-text; version=1.0.0")
     assert values(list(parse_text(text.decode()))) == kept
-    assert values(list(parse_openmetrics(open_text.decode()))) == kept
+    assert values(list(parse_open(open_text.decode()))) == kept
 
 
 def test_parts_are_what_prometheus_client_renders_at_once() -> None:
     registry = touched(CollectorRegistry())
     assert render(registry)[0] == generate_latest(registry)
-    assert render(registry, OPENMETRICS)[0] == generate_openmetrics(registry)
+    assert render(registry, OPENMETRICS)[0] == generate_open(registry)
 
 
 def test_no_created_series() -> None:
@@ -92,7 +96,7 @@ def test_a_strange_accept_header_gets_plain_text(accept: str) -> None:
 
 def test_a_pause_is_slept_between_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(exposition.time, "sleep", slept.append)
+    monkeypatch.setattr("popproxy.metrics.exposition.time.sleep", slept.append)
     registry = CollectorRegistry()
     WorkerMetrics(registry, ["pop3"])
     body, _ = render(registry, pause=0.0002)

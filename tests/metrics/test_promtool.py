@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy.api.plugin import HOOKS
 from popproxy.metrics import WorkerMetrics, new_registry, render

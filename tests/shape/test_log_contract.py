@@ -36,7 +36,7 @@ def calls() -> Iterator[tuple[str, ast.Call, str]]:
             if not isinstance(node, ast.Call):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called not in ("event", "note", "Note") or len(node.args) < 2:
+            if called not in ("event", "note", "Note", "_say") or len(node.args) < 2:
                 continue
             name = node.args[1]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):

@@ -32,7 +32,7 @@ def test_tls_failures_are_those_of_the_handshake() -> None:
 
 
 def test_sides() -> None:
-    assert names.SIDES == get_args(Side)
+    assert get_args(Side) == names.SIDES
 
 
 def test_a_listener_meter_is_a_session_meter() -> None:

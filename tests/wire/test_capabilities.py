@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,17 @@ def test_the_reply() -> None:
     assert Capabilities().reply() == b"+OK Capability list follows\r\n.\r\n"
     shown = Capabilities.parse([b"TOP", b"EXPIRE 0"]).reply()
     assert shown == b"+OK Capability list follows\r\nTOP\r\nEXPIRE 0\r\n.\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [(b"", ()), (b".", ()), (b"A B", ()), (b"A\r\n.", ()), (b"A", (b"",)), (b"A", (b"\r\n.\r\n",)), (b"A", (b"a b",))],
+)
+def test_nobody_can_make_one_that_breaks_the_reply(name: bytes, parameters: tuple[bytes, ...]) -> None:
+    with pytest.raises(ValueError, match="is no capability: write words without white space"):
+        Capabilities([(name, parameters)])
+    with pytest.raises(ValueError, match="is no capability"):
+        Capabilities().with_(name, *parameters)
 
 
 def test_equality_is_that_of_sets_and_hashes_agree() -> None:

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from popproxy import __version__
+from popproxy.run import cli
+from popproxy.run.cli import main
+
+GOOD = (
+    '[[listener]]\nname = "pop3s"\nbind = ["127.0.0.1:9995"]\ntls = "implicit"\n'
+    '[upstream.main]\nservers = ["pop3s://mail.example.com"]\n'
+)
+
+
+@pytest.fixture(autouse=True)
+def no_config_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(cli.CONFIG_VARIABLE, raising=False)
+    monkeypatch.setattr(cli, "SYSTEM_CONFIG", tmp_path / "system.toml")
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    file = tmp_path / "good.toml"
+    file.write_text(GOOD)
+    return file
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    file = tmp_path / "bad.toml"
+    file.write_text(GOOD.replace('"implicit"', '"implict"').replace("pop3s://mail", "imap://mail"))
+    return file
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
+    """What serve() was called with."""
+    calls: list[tuple[Any, str]] = []
+
+    def serve(plan: Any, loop: str) -> int:
+        calls.append((plan, loop))
+        return 3
+
+    module = ModuleType("popproxy.run.serve")
+    module.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "popproxy.run.serve", module)
+    return calls
+
+
+def test_importing_the_command_line_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, popproxy.run.cli as cli; cli._parser().format_help(); "
+        "print([name for name in sys.modules if name.split('.')[0] in "
+        "('pydantic', 'pydantic_core', 'uvloop', 'cryptography', 'prometheus_client', 'asyncio', 'ssl')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_and_version_as_a_module() -> None:
+    run = [sys.executable, "-m", "popproxy"]
+    shown = subprocess.run([*run, "--help"], capture_output=True, text=True, timeout=30, check=False)
+    assert shown.returncode == 0
+    for command in ("serve", "check", "explain", "config", "demo", "three ways to start"):
+        assert command in shown.stdout
+    version = subprocess.run([*run, "--version"], capture_output=True, text=True, timeout=30, check=False)
+    assert version.stdout == f"popproxy {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["unknown"],
+        ["serve", "--conf", "x"],
+        ["serve", "--config", "a", "--upstream", "b"],
+        ["serve", "--loop", "trio"],
+        ["explain"],
+        ["explain", "--user", "u"],
+        ["config"],
+        ["demo", "--port-base", "80"],
+        ["demo", "--port-base", "x"],
+    ],
+)
+def test_a_wrong_command_line_is_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == cli.EX_USAGE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("usage: popproxy")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["serve", "--help"], ["explain", "--help"], ["config", "--help"]])
+def test_help_is_0(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 0
+    assert "usage: popproxy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["serve"], ["check"], ["explain", "--user", "u", "--ip", "::1"]])
+def test_without_a_config_the_three_ways_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == cli.EX_USAGE
+    told = capsys.readouterr().err
+    assert "--upstream pop3s://mail.example.com" in told
+    assert "--config popproxy.toml" in told
+    assert "$POPPROXY_CONFIG" in told
+
+
+def test_check_of_a_good_config_is_one_line(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(good)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{good}: good: 1 listener, 1 upstream, 0 plugins; hash ")
+    assert printed.out.count("\n") == 1
+    assert printed.err.startswith(f"popproxy: warning: {good}:1: tls: there is no certificate")
+
+
+def test_check_prints_every_problem(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(bad)]) == cli.EX_CONFIG
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out.splitlines() == [
+        f'{bad}:4: listener[pop3s].tls: "implict" is not one of the choices; write "off", "starttls" or "implicit"',
+        f"{bad}:6: upstream.main.servers[#1]: unknown scheme imap://; write pop3s://mail.example.com (TLS), "
+        "pop3://mail.example.com (STLS required) or pop3+clear://mail.example.com (no TLS)",
+    ]
+
+
+def test_check_as_json(good: Path, bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", "--config", str(bad)]) == cli.EX_CONFIG
+    result = json.loads(capsys.readouterr().out)
+    assert (result["file"], result["ok"], result["warnings"]) == (str(bad), False, [])
+    assert [(problem["line"], problem["key"]) for problem in result["problems"]] == [
+        (4, "listener[pop3s].tls"),
+        (6, "upstream.main.servers[#1]"),
+    ]
+    assert main(["check", "--json", "--config", str(good)]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert (result["ok"], result["problems"], len(result["warnings"])) == (True, [], 1)
+    assert printed.err == ""
+
+
+def test_check_of_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", str(tmp_path / "x.toml")]) == cli.EX_CONFIG
+    assert "cannot be read: No such file or directory" in capsys.readouterr().out
+
+
+def test_where_the_config_is_looked_for(
+    good: Path, bad: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "SYSTEM_CONFIG", good)
+    assert main(["check"]) == 0
+    monkeypatch.setenv(cli.CONFIG_VARIABLE, str(bad))
+    assert main(["check"]) == cli.EX_CONFIG
+    assert main(["check", "--config", str(good)]) == 0
+
+
+def test_serve_runs_the_plan_of_the_file(good: Path, served: list[tuple[Any, str]]) -> None:
+    assert main(["serve", "--config", str(good), "--loop", "asyncio"]) == 3
+    ((plan, loop),) = served
+    assert (plan.source, loop) == (good, "asyncio")
+    assert plan.admin is None
+
+
+def test_serve_without_a_file(served: list[tuple[Any, str]], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["serve", "--upstream", "pop3s://mail.example.com", "--listen", "pop3s://127.0.0.1:9995"]
+    assert main([*argv, "--listen", "pop3://127.0.0.1:1110"]) == 3
+    plan, loop = served[0]
+    assert [listener.name for listener in plan.listeners] == ["pop3s", "pop3"]
+    assert str(plan.admin.bind) == "127.0.0.1:9110"
+    assert loop == "uvloop"
+    assert "self-signed" in capsys.readouterr().err
+    assert main([*argv, "--admin", "off"]) == 3
+    assert served[1][0].admin is None
+
+
+def test_serve_tells_which_ports_it_chose(
+    served: list[tuple[Any, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("popproxy.config.defaults._may_bind", lambda port: False)
+    assert main(["serve", "--upstream", "pop3s://mail.example.com"]) == 3
+    assert "listening on 1995 (TLS) and 1110 (STLS)" in capsys.readouterr().err
+
+
+def test_serve_takes_the_admin_address_for_a_file_too(good: Path, served: list[tuple[Any, str]]) -> None:
+    assert main(["serve", "--config", str(good), "--admin", "127.0.0.1:1"]) == 3
+    assert str(served[0][0].admin.bind) == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["--listen", "pop3s://127.0.0.1:1", "--config", "x"], cli.EX_USAGE, "--listen needs --upstream"),
+        (["--upstream", "mail"], cli.EX_CONFIG, "command line: --upstream: the URL has no scheme; write pop3s://mail"),
+        (["--upstream", "pop3s://m", "--listen", "x"], cli.EX_CONFIG, "command line: --listen: the URL has no scheme"),
+        (["--upstream", "pop3s://m", "--admin", "x"], cli.EX_CONFIG, "command line: --admin: 'x' has no port"),
+    ],
+)
+def test_serve_refuses(
+    argv: list[str], code: int, told: str, served: list[tuple[Any, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *argv]) == code
+    assert told in capsys.readouterr().err
+    assert served == []
+
+
+def test_serve_with_a_bad_file_serves_nothing(
+    bad: Path, served: list[tuple[Any, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--config", str(bad)]) == cli.EX_CONFIG
+    assert capsys.readouterr().err.count("\n") == 2
+    assert served == []
+
+
+def test_a_loop_that_is_not_installed(
+    good: Path, served: list[tuple[Any, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["serve", "--config", str(good), "--loop", "uvloop"]) == cli.EX_UNAVAILABLE
+    assert "write --loop asyncio" in capsys.readouterr().err
+    assert main(["serve", "--config", str(good)]) == 3
+    assert served[0][1] == "asyncio"
+
+
+def test_explain(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["explain", "--user", "bob", "--ip", "192.0.2.1", "--config", str(good)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("bob from 192.0.2.1\n\nlistener pop3s  127.0.0.1:9995")
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["upstream"]["name"] == "main"
+
+
+def test_explain_without_a_file_and_without_tls(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["explain", "--user", "bob", "--ip", "::1", "--upstream", "pop3s://mail.example.com"]
+    assert main([*argv, "--listener", "pop3", "--no-tls"]) == 0
+    assert "login    no: auth_before_tls" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--ip", "nowhere"], "--ip: 'nowhere' is no IP address; write it like 192.0.2.7"),
+        (["--ip", "::1", "--listener", "imap"], "--listener: there is no listener 'imap'; write one of: pop3s"),
+    ],
+)
+def test_explain_refuses(good: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--user", "bob", "--config", str(good), *argv]) == cli.EX_USAGE
+    assert told in capsys.readouterr().err
+
+
+def test_explain_of_a_bad_file(bad: Path) -> None:
+    assert main(["explain", "--user", "bob", "--ip", "::1", "--config", str(bad)]) == cli.EX_CONFIG
+
+
+def test_config_schema_example_and_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "popproxy.toml"
+    assert main(["config", "example"]) == 0
+    assert "listener" in tomllib.loads(capsys.readouterr().out)
+    assert main(["config", "reference"]) == 0
+    assert capsys.readouterr().out.startswith("# Configuration\n")
+
+
+@pytest.mark.parametrize(("argv", "base"), [([], None), (["--port-base", "20000"], 20000)])
+def test_demo(argv: list[str], base: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int | None] = []
+    module = ModuleType("popproxy.run.demo")
+
+    def demo(port_base: int | None) -> int:
+        calls.append(port_base)
+        return 5
+
+    module.demo = demo  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "popproxy.run.demo", module)
+    assert main(["demo", *argv]) == 5
+    assert calls == [base]
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "popproxy", "config", "schema"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (cli.EX_IOERR, "")
