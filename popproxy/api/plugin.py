@@ -72,8 +72,9 @@ class Plugin(Generic[C]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for base in getattr(cls, "__orig_bases__", ()):
-            if get_origin(base) is Plugin and isinstance(get_args(base)[0], type):
-                cls.config_model = get_args(base)[0]
+            origin, arguments = get_origin(base), get_args(base)
+            if isinstance(origin, type) and issubclass(origin, Plugin) and isinstance(arguments[0], type):
+                cls.config_model = arguments[0]
         _check_hooks(cls)
 
     def start(self, services: Services) -> Awaitable[None] | None:

@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from popproxy.api.credentials import Credentials
+from popproxy.api.header import Header
 from popproxy.wire.commands import Command
 from popproxy.wire.errors import Code
+
+
+def _check(verdict: str, **fields: tuple[object, Any]) -> None:
+    """A verdict is made inside the plugin: a wrong type fails there, where it can be blamed and contained."""
+    for name, (value, kind) in fields.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{verdict}: {name} must be {getattr(kind, '__name__', kind)}, not {type(value).__name__}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +30,18 @@ class Refuse:
     code: Code | None = Code.SYS_PERM
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        _check("Refuse", text=(self.text, str), code=(self.code, Code | None), reason=(self.reason, str))
+
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
     """Send ``command`` upstream instead. Its reply must have the framing of the command it stands for."""
 
     command: Command
+
+    def __post_init__(self) -> None:
+        _check("Rewrite", command=(self.command, Command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +57,19 @@ class Answer:
     code: Code | None = None
     body: bytes | None = None
 
+    def __post_init__(self) -> None:
+        _check("Answer", ok=(self.ok, bool), text=(self.text, str), code=(self.code, Code | None))
+        _check("Answer", body=(self.body, bytes | None))
+
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
     """Close the client's connection without a word, and the upstream's without QUIT."""
 
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check("Hangup", reason=(self.reason, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +79,9 @@ class Route:
     upstream: str | None = None
     credentials: Credentials | None = None
 
+    def __post_init__(self) -> None:
+        _check("Route", upstream=(self.upstream, str | None), credentials=(self.credentials, Credentials | None))
+
 
 @dataclass(frozen=True, slots=True)
 class Hide:
@@ -64,12 +89,22 @@ class Hide:
 
     messages: frozenset[int]
 
+    def __post_init__(self) -> None:
+        _check("Hide", messages=(self.messages, frozenset))
+        for number in self.messages:
+            _check("Hide", number=(number, int))
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Announce these octets for these messages (numbers of the upstream's maildrop)."""
 
     octets: Mapping[int, int]
+
+    def __post_init__(self) -> None:
+        _check("Sizes", octets=(self.octets, Mapping))
+        for number, size in self.octets.items():
+            _check("Sizes", number=(number, int), size=(size, int))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +114,22 @@ class Edit:
     add: Sequence[tuple[str, str]] = ()
     remove: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        _check("Edit", add=(self.add, Sequence), remove=(self.remove, Sequence))
+        for name, value in self.add:
+            Header.check(name, value)
+        for name in self.remove:
+            _check("Edit", name=(name, str))
+
 
 @dataclass(frozen=True, slots=True)
 class Replace:
     """Send ``message`` (plain octets with CRLF line ends) instead of the one retrieved."""
 
     message: bytes
+
+    def __post_init__(self) -> None:
+        _check("Replace", message=(self.message, bytes))
 
 
 ConnectVerdict = Refuse | None

@@ -67,7 +67,7 @@ class SessionView:
     server: str | None = None
     phase: str = "authorization"
     messages: int = 0
-    slots: dict[Slot[Any], Any] = field(default_factory=dict)
+    slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 
 
 @dataclass(frozen=True, slots=True)

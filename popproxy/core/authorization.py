@@ -158,7 +158,11 @@ class Authorization:
             if line is None:
                 self._check_length()
                 return
-            if self._sasl is not None:
+            limits = s.plan.limits
+            long = self._sasl is not None or line[:5].upper() == b"AUTH "
+            if len(line) > (limits.auth_line if long else limits.line):
+                self._overlong(limits.auth_line if long else limits.line)
+            elif self._sasl is not None:
                 self._sasl_line(self._sasl, line)
             else:
                 self._command_line(line)
@@ -168,15 +172,18 @@ class Authorization:
         long = self._sasl is not None or self._buffer.starts_with(b"AUTH ")
         self._buffer.limit = s.plan.limits.auth_line if long else s.plan.limits.line
         if self._buffer.overlong:
-            s.meter.violation("client", "overlong")
-            s.to_client.append(err(f"Line longer than {self._buffer.limit} octets"))
-            s.end("protocol_error", "overlong line")
+            self._overlong(self._buffer.limit)
+
+    def _overlong(self, limit: int) -> None:
+        """A line is too long, whether its end has come or not."""
+        s = self.s
+        s.meter.violation("client", "overlong")
+        s.to_client.append(err(f"Line longer than {limit} octets"))
+        s.end("protocol_error", "overlong line")
 
     def _command_line(self, line: bytes) -> None:
         s = self.s
         try:
-            if len(line) > s.plan.limits.line and not line[:5].upper() == b"AUTH ":
-                raise BadCommand("overlong", f"Line longer than {s.plan.limits.line} octets")
             command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
             verb = bad.verb.index if bad.verb is not None else OTHER

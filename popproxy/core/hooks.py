@@ -114,7 +114,12 @@ def _judge(host: Host, entry: Entry, outcome: Any, started: float, use: Use) -> 
         return _failed(host, entry, TypeError(f"returned {type(value).__name__}; allowed: {allowed} or None"), use)
     verdict = "pass" if value is None else "deny" if isinstance(value, (Refuse, Hangup)) else "modify"
     host.meter.plugin(entry.subscriber.name, entry.hook, verdict, host.clock() - started)
-    return False if value is None else use(entry, value)
+    if value is None:
+        return False
+    try:
+        return use(entry, value)
+    except (TypeError, ValueError) as error:
+        return _failed(host, entry, error, use)
 
 
 def _failed(host: Host, entry: Entry, error: BaseException, use: Use) -> bool:

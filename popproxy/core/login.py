@@ -178,8 +178,8 @@ class Leg:
                 self.fail(Failure(Kind.PROTOCOL, "octets behind the reply to STLS, before the TLS handshake"))
                 return
             line = self._buffer.next()
-            if line is None:
-                if self._buffer.overlong:
+            if line is None or len(line) > self._limits.reply:
+                if line is not None or self._buffer.overlong:
                     self.fail(Failure(Kind.OVERLONG, f"a reply line of more than {self._limits.reply} octets"))
                 return
             self._line(line)
@@ -302,6 +302,10 @@ def log_in(
     """Log in. ``verb`` is PASS, or RPOP for a client that was let use it. Returns LoggedIn, LoginRefused or Failure."""
     if not isinstance(credentials, Password):
         return Failure(Kind.CREDENTIALS, f"no password at hand for {policy.name}; {type(credentials).__name__} given")
+    spoken = (credentials.user.encode("utf-8", "surrogateescape"), credentials.authzid.encode(), credentials.password)
+    if any(octet in word for word in spoken for octet in (b"\r", b"\n", b"\0")):
+        # A plugin's Route can bring anything: a line end would be a command of its own.
+        return Failure(Kind.CREDENTIALS, "CR, LF or NUL in the credentials")
     mechanism = _choose(policy, credentials, known)
     if isinstance(mechanism, Failure):
         return mechanism

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from popproxy.api.header import Header
+from popproxy.api.header import Header, header_end
 from popproxy.api.plugin import Fail
 from popproxy.api.verdicts import Edit, Refuse, Replace
 from popproxy.core import hooks
@@ -36,7 +36,8 @@ class Spooled:
         self._filtered = filtered
         self._limit = limits.message_size
         self._unstuff = Unstuffer()
-        self._edits: list[Edit] = []
+        self._whole = 0
+        self._header: bytes | None = None
         self._replaced: bytes | None = None
         self._refused: Refuse | None = None
         self._made: Outlet | None = None
@@ -63,7 +64,10 @@ class Spooled:
     def use(self, entry: Entry, verdict: Any) -> bool:
         """A verdict of on_message. Edits add up; a replacement or a refusal ends the chain."""
         if isinstance(verdict, Edit):
-            self._edits.append(verdict)
+            # Made now, so that an edit that cannot be made is the plugin's failure, before the first octet.
+            if self._header is None:
+                self._whole, self._header = self.view.cut_header()
+            self._header = edited(self._header, verdict)
             return False
         if isinstance(verdict, Replace):
             self._replaced = verdict.message
@@ -112,12 +116,9 @@ class Spooled:
         if self._replaced is not None:
             yield self._replaced
             return
-        if not self._edits:
-            yield from self.spool.chunks()
-            return
-        header = self.view.header
-        yield edited(header, self._edits)
-        yield from self.spool.chunks(len(header))
+        if self._header is not None:
+            yield self._header
+        yield from self.spool.chunks(self._whole)
 
     def _outlet(self) -> Outlet:
         if self._made is None:
@@ -186,29 +187,37 @@ class SpooledView:
     @property
     def header(self) -> bytes:
         """See MessageView."""
+        return self._beginning()[0]
+
+    def cut_header(self) -> tuple[int, bytes]:
+        """Size and octets of the header block. Raises ValueError when it is too large to be edited."""
+        header, whole = self._beginning()
+        if not whole:
+            raise ValueError(f"a header of more than {HEADER_LIMIT} octets cannot be edited")
+        return len(header), header
+
+    def _beginning(self) -> tuple[bytes, bool]:
+        """The header block, and whether it is all of it."""
         found = b""
         for chunk in self._sink.spool.chunks():
             found += chunk
-            if found.startswith(b"\r\n"):
-                return b"\r\n"
-            end = found.find(b"\r\n\r\n")
+            end = header_end(found, 0)
             if end >= 0:
-                return found[: end + 4]
-            if len(found) >= HEADER_LIMIT:
-                return found[:HEADER_LIMIT]
-        return found
+                return found[:end], end <= HEADER_LIMIT
+            if len(found) > HEADER_LIMIT:
+                return found[:HEADER_LIMIT], False
+        return found, True
 
     def chunks(self) -> Iterator[bytes]:
         """See MessageView."""
         return self._sink.spool.chunks()
 
 
-def edited(header: bytes, edits: list[Edit]) -> bytes:
-    """``header`` with all ``edits`` made, in order."""
+def edited(header: bytes, edit: Edit) -> bytes:
+    """``header`` with ``edit`` made. Raises ValueError or TypeError for what is no header field."""
     fields = Header(header)
-    for edit in edits:
-        for name in edit.remove:
-            fields.remove(name)
-        for name, value in reversed(edit.add):
-            fields.add(name, value)
+    for name in edit.remove:
+        fields.remove(name)
+    for name, value in reversed(edit.add):
+        fields.add(name, value)
     return bytes(fields)

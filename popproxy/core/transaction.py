@@ -32,7 +32,7 @@ from popproxy.core.flight import (
 from popproxy.core.meter import DENIED, MALFORMED, OK
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
-from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Framing, Where, content, parse
+from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Framing, Where, content, one_command, parse
 from popproxy.wire.framer import BodyScanner
 from popproxy.wire.replies import err
 
@@ -196,11 +196,16 @@ class Transaction:
         waits = self._stopped() or len(self.flight) + len(self.backlog) >= self.limit
         s.want_client = not waits
         if not waits and not self.deaf and b"\n" not in rest and len(rest) > s.plan.limits.line:
-            s.meter.violation("client", "overlong")
             self.rest = b""
-            self.deaf = True
-            self.local(err(f"Line longer than {s.plan.limits.line} octets"))
-            s.leave("protocol_error", "overlong line")
+            self._overlong()
+
+    def _overlong(self) -> None:
+        """A line is too long, whether its end has come or not: answered in its turn, and the last one."""
+        s = self.s
+        s.meter.violation("client", "overlong")
+        self.deaf = True
+        self.local(err(f"Line longer than {s.plan.limits.line} octets"))
+        s.leave("protocol_error", "overlong line")
 
     def _lines(self, data: bytes, lines: list[bytes], rest: bytes, now: float) -> bytes:
         """Send ``lines``, which are the beginning of ``data``; returns what has to wait, ``rest`` included."""
@@ -239,9 +244,10 @@ class Transaction:
     def _line(self, line: bytes, now: float) -> None:
         """One line on the careful road."""
         s = self.s
+        if len(line) > s.plan.limits.line:
+            self._overlong()
+            return
         try:
-            if len(line) > s.plan.limits.line:
-                raise BadCommand("overlong", f"Line longer than {s.plan.limits.line} octets")
             command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
             verb = bad.verb.index if bad.verb is not None else OTHER
@@ -268,11 +274,13 @@ class Transaction:
         def use(entry: Entry, verdict: Any) -> bool:
             if isinstance(verdict, Rewrite):
                 wanted = verdict.command
-                # Promise 1: a plugin cannot make a QUIT; and what the client awaits must keep its framing.
+                # Promise 1: a plugin cannot make a QUIT, not even inside an argument; and what the client awaits
+                # must keep its framing.
                 if wanted.multiline != command.multiline or b"QUIT" in (wanted.verb.name, command.verb.name):
-                    hooks.report(s, entry, ValueError(f"may not rewrite {command.name} to {wanted.name}"))
-                else:
-                    current[0] = wanted
+                    raise ValueError(f"may not rewrite {command.name} to {wanted.name}")
+                if Where.TRANSACTION not in wanted.verb.where or not one_command(wanted, s.plan.verbs):
+                    raise ValueError(f"{wanted!r} is no command of the TRANSACTION state")
+                current[0] = wanted
                 return False
             if command.verb.name == b"QUIT" and not isinstance(verdict, Hangup):
                 return False

@@ -347,13 +347,14 @@ def _failure_of(exc: OSError, sock: socket.socket) -> TlsFailure:
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return TlsFailure("eof", "the peer closed during the handshake")
     if isinstance(exc, ssl.SSLError):
-        name = exc.reason or ""
+        # CPython's own table of reasons lacks some (alert 120 in 3.11): then only OpenSSL's text names it.
+        name = (exc.reason or str(exc)).upper().replace(" ", "_")
         if "ALERT" in name and ("CERTIFICATE" in name or "UNKNOWN_CA" in name):
             return TlsFailure("cert_rejected", detail)
         for part, reason in _REASONS.items():
             if part in name:
                 return TlsFailure(reason, detail)
-        return TlsFailure("protocol" if name else "_other", detail)
+        return TlsFailure("protocol", detail)
     if isinstance(exc, ConnectionError) or exc.errno == errno.ENOTCONN:
         return TlsFailure("reset", detail)
     return TlsFailure("_other", detail)

@@ -17,6 +17,7 @@ from popproxy import __version__
 if TYPE_CHECKING:
     from popproxy.config.load import Loaded
     from popproxy.config.problems import ConfigProblem
+    from popproxy.run.serve import LoopName
 
 EX_OK, EX_USAGE, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 64, 69, 74, 78
 
@@ -147,7 +148,7 @@ def _add_demo(commands: Commands) -> None:
         help="show the proxy in front of a sample mailbox",
         description="Run the proxy in front of a sample mailbox on 127.0.0.1 until Ctrl-C. No mail server needed.",
     )
-    demo.add_argument("--port-base", metavar="N", type=_port_base, help="use the ports from N on")
+    demo.add_argument("--port-base", metavar="N", type=_port_base, help="use the ports from N on; 0: any free ones")
     demo.set_defaults(run=_demo)
 
 
@@ -158,8 +159,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _port_base(text: str) -> int:
-    if not text.isdecimal() or not 1024 <= int(text) <= 65000:
-        raise argparse.ArgumentTypeError(f"{text!r} is no base for ports; write a number from 1024 to 65000")
+    if text != "0" and not (text.isdecimal() and 1024 <= int(text) <= 65000):
+        raise argparse.ArgumentTypeError(f"{text!r} is no base for ports; write 1024 to 65000, or 0 for free ports")
     return int(text)
 
 
@@ -177,7 +178,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(loaded.plan, loop)
 
 
-def _loop(asked: str | None) -> str | None:
+def _loop(asked: LoopName | None) -> LoopName | None:
     """The event loop to use; None, and a word about it, when the one asked for is not installed."""
     from importlib.util import find_spec
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 from popproxy import __version__
 from popproxy.config.plan import Plan
-from popproxy.metrics.exposition import new_registry, render
 from popproxy.metrics.collector import WorkerMetrics
+from popproxy.metrics.exposition import new_registry, render
 from popproxy.net.listener import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker

@@ -181,6 +181,14 @@ def content(line: bytes, bare_lf: bool = False) -> bytes:
     return text
 
 
+def one_command(command: Command, extra: Mapping[bytes, Verb] | None = None) -> bool:
+    """Whether ``command`` on the wire is itself and nothing more: no argument of it can end its line."""
+    try:
+        return parse(content(command.line), extra) == command
+    except BadCommand:
+        return False
+
+
 def parse(text: bytes, extra: Mapping[bytes, Verb] | None = None) -> Command:
     """The command in ``text`` (a line without its end). Raises BadCommand.
 

@@ -99,7 +99,8 @@ def issue(authority: trustme.CA, directory: Path, name: str) -> tuple[Path, Path
         ),
         (
             '[[plugin]]\nuse = "headers"\nrules = [{ remove = "X" }]\n' * 2,
-            "5: plugin[headers].use: there are two plugins named 'headers'; write name = \"...\" with a name of its own",
+            "5: plugin[headers].use: there are two plugins named 'headers'; write name = \"...\" with a name of its "
+            "own",
         ),
         (
             '[tls]\nciphers = "NONSENSE"',

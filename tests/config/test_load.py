@@ -214,8 +214,8 @@ def test_pydantic_never_speaks_for_itself(bad: Bad) -> None:
 
 def test_a_secret_is_in_no_problem(bad: Bad, tmp_path: Path) -> None:
     found = bad(
-        '[tls]\ncertificates = [{ cert = "x", password = ["hunter2"] }, { cert = "y", password = { pass = "hunter2" } },'
-        ' { cert = "z", password = 20021 }]\n'
+        '[tls]\ncertificates = [{ cert = "x", password = ["hunter2"] }, { cert = "y", password = { pass = "hunter2" } }'
+        ', { cert = "z", password = 20021 }]\n'
     )
     assert len([line for line in found if ".password: " in line]) == 3
     assert not [line for line in found if "hunter2" in line or "20021" in line]

@@ -8,7 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from tlspeers import (
+
+from popproxy.net.descriptor import detach, drop_unread
+from tests.net.tlspeers import (
     LOOPS,
     PATIENCE,
     Recorder,
@@ -21,8 +23,6 @@ from tlspeers import (
     stdlib_client,
     tcp_pair,
 )
-
-from popproxy.net.descriptor import detach, drop_unread
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 

@@ -11,7 +11,11 @@ from collections.abc import Callable
 
 import pytest
 import trustme
-from tlspeers import (
+
+from popproxy.net import tlshandshake
+from popproxy.net.tls import INTERMEDIATE_CIPHERS
+from popproxy.net.tlstransport import TlsFailure
+from tests.net.tlspeers import (
     CERTIFICATE,
     LOOPS,
     PATIENCE,
@@ -27,10 +31,6 @@ from tlspeers import (
     stdlib_client,
     tcp_pair,
 )
-
-from popproxy.net import tlshandshake
-from popproxy.net.tls import INTERMEDIATE_CIPHERS
-from popproxy.net.tlstransport import TlsFailure
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 both_versions = pytest.mark.parametrize("version", [V12, V13])
@@ -94,7 +94,7 @@ def test_a_client_of_another_protocol_is_refused(loop: str, version: ssl.TLSVers
         told = await asyncio.to_thread(refused, theirs, context)
         failure = await outcome
         assert failure == TlsFailure("alpn", "the peer offers only 'http/1.1', 'h2'")
-        assert told is not None and "NO_APPLICATION_PROTOCOL" in str(told.reason)
+        assert told is not None and "no application protocol" in str(told)
         assert transport.is_closing()
         theirs.close()
 
@@ -389,7 +389,7 @@ def test_tls_1_1_is_refused(loop: str) -> None:
         told = await asyncio.to_thread(refused, theirs, context)
         failure = await outcome
         assert failure is not None and failure.reason == "protocol"
-        assert told is not None and "PROTOCOL_VERSION" in str(told.reason)
+        assert told is not None and "protocol version" in str(told)
         theirs.close()
 
     run(loop, scene)

@@ -15,7 +15,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tlspeers import (
+
+from popproxy.net.tlstransport import TlsTransport
+from tests.net.tlspeers import (
     LOOPS,
     PATIENCE,
     V12,
@@ -33,8 +35,6 @@ from tlspeers import (
     stdlib_client,
     tcp_pair,
 )
-
-from popproxy.net.tlstransport import TlsTransport
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 both_versions = pytest.mark.parametrize("version", [V12, V13])

@@ -268,7 +268,7 @@ def test_config_schema_example_and_reference(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith("# Configuration\n")
 
 
-@pytest.mark.parametrize(("argv", "base"), [([], None), (["--port-base", "20000"], 20000)])
+@pytest.mark.parametrize(("argv", "base"), [([], None), (["--port-base", "20000"], 20000), (["--port-base", "0"], 0)])
 def test_demo(argv: list[str], base: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int | None] = []
     module = ModuleType("popproxy.run.demo")

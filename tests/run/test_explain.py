@@ -33,7 +33,7 @@ proxy_protocol = { trusted = ["10.0.0.0/8"] }
 [upstream.main]
 servers = ["pop3s://a", "pop3://b"]
 [upstream.other]
-servers = ["pop3+clear://127.0.0.9"]
+servers = ["pop3+clear://127.0.0.1:1100"]
 [[plugin]]
 use = "explained_plugins:Everything"
 name = "first"
