@@ -50,7 +50,7 @@ class Fail(Enum):
 class PluginConfig(BaseModel):
     """Base of a plugin's options: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 C = TypeVar("C", bound=PluginConfig)

@@ -89,11 +89,6 @@ class PluginTable(Model):
         """The name that is in force."""
         return self.name or default_name(self.use)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The plugin's own keys, not validated yet."""
-        return dict(self.__pydantic_extra__)
-
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Options may hold secrets: only their names are shown."""
         for name, value in super().__repr_args__():

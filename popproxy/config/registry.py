@@ -92,8 +92,6 @@ def made(plugin: type[Plugin[Any]], options: BaseModel, use: str) -> Plugin[Any]
     """An instance of ``plugin``. Raises Wrong when its constructor does."""
     try:
         return plugin(options)
-    except Wrong:
-        raise
     except Exception as error:
         raise Wrong(
             f"the plugin {use!r} refuses its options: {type(error).__name__}: {error}", "see its documentation"

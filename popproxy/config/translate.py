@@ -105,6 +105,12 @@ def _value(kind: str, context: Mapping[str, Any], given: object, example: str) -
     if kind == "literal_error" or kind == "enum":
         choices = str(context["expected"]).replace("'", '"')
         return f"{_quoted(given)} is not one of the choices", f"write {choices}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        name = str(context["discriminator"]).strip("'")
+        tags = str(context.get("expected_tags", "")).replace("'", '"')
+        return f"{name} says nothing that is known", f"write {name} = {tags.replace(', ', ' or ')}" if tags else instead
+    if kind == "int_from_float":
+        return f"must be a whole number, not {shown(given)}", instead or "write a whole number"
     stem, _, last = kind.rpartition("_")
     if last in ("type", "parsing", "of") and stem in _EXPECTED:
         return f"must be {_EXPECTED[stem]}, not {_kind(given)}", instead or f"write {_EXPECTED[stem]}"
@@ -118,7 +124,7 @@ def _value(kind: str, context: Mapping[str, Any], given: object, example: str) -
     if kind == "string_pattern_mismatch":
         return f"{_quoted(given)} does not match {context['pattern']}", instead or "write it so that it matches"
     if kind == "pattern_regex":
-        return f"{_quoted(given)} is no regular expression: {_regex_fault(given)}", instead or "correct it"
+        return f"{_quoted(given)} is no regular expression{_regex_fault(given)}", instead or "correct it"
     return None
 
 
@@ -141,11 +147,12 @@ def _kind(given: object) -> str:
 
 
 def _regex_fault(given: object) -> str:
+    """Why re does not take it; pydantic does not tell."""
     try:
-        re.compile(str(given))
+        re.compile(given if isinstance(given, str | bytes) else "")
     except re.error as error:
-        return str(error)
-    return "it cannot be compiled"
+        return f": {error}"
+    return ""
 
 
 def _sentence(message: str) -> str:

@@ -47,7 +47,7 @@ class Condition:
         name = user.casefold()
         if self.users and not any(pattern.match(name) for pattern in self.users):
             return False
-        return not self.domains or name.rpartition("@")[2] in self.domains
+        return not self.domains or ("@" in name and name.rpartition("@")[2] in self.domains)
 
     def _inside(self, client: str) -> bool:
         try:

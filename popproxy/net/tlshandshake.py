@@ -234,6 +234,9 @@ class Handshake:
         """Gives the descriptor to OpenSSL and shakes hands as far as it goes at once."""
         assert self._sock is not None
         try:
+            # Asked here because CPython before 3.13 leaks the descriptor when wrap_socket finds out.
+            self._sock.getpeername()
+            (self._hostname or "").encode("idna")
             tls = self._context.wrap_socket(
                 self._sock,
                 server_side=self._server_side,

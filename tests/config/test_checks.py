@@ -46,6 +46,12 @@ def issue(authority: trustme.CA, directory: Path, name: str) -> tuple[Path, Path
     return cert, key
 
 
+def encrypt(key: Path) -> None:
+    """Encrypt the key in the file with the password hunter2."""
+    private = load_pem_private_key(key.read_bytes(), None)
+    key.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2")))
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -177,10 +183,7 @@ def test_an_encrypted_key_needs_its_password(
     good: Good, bad: Bad, authority: trustme.CA, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, key = issue(authority, tmp_path, "mail")
-    private = load_pem_private_key(key.read_bytes(), None)
-    key.write_bytes(
-        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"hunter2"))
-    )
+    encrypt(key)
     (tmp_path / "pass").write_text("hunter2\n")
     wanted = "2: tls.certificates[#1]: the key is encrypted and has {} password; write password = {{ file = \"...\" }}"
     assert bad('[tls]\ncertificates = [{ cert = "mail.pem", key = "mail.key" }]') == [wanted.format("no")]
@@ -215,6 +218,21 @@ def test_certificates_that_cannot_be_used(bad: Bad, authority: trustme.CA, tmp_p
         "4: tls.certificates[#2]: text holds no PEM certificate",
         "5: tls.certificates[#3]: one.pem holds no PEM private key",
     ]
+
+
+def test_a_password_that_openssl_cannot_take(bad: Bad, authority: trustme.CA, tmp_path: Path) -> None:
+    issue(authority, tmp_path, "mail")
+    encrypt(tmp_path / "mail.key")
+    password = "x" * 2000
+    (problem,) = bad(f'[tls]\ncertificates = [{{ cert = "mail.pem", key = "mail.key", password = "{password}" }}]')
+    assert "cannot be used: password cannot be longer" in problem
+    assert password not in problem
+
+
+def test_a_log_file_that_cannot_be_written(bad: Bad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    (problem,) = bad('[log]\nfile = "popproxy.log"')
+    assert problem == f"2: log.file: {tmp_path}/popproxy.log cannot be written; let the user running popproxy write it"
 
 
 def test_an_expired_certificate_is_a_warning(good: Good, authority: trustme.CA, tmp_path: Path) -> None:

@@ -96,3 +96,16 @@ def test_the_admin_listener_can_be_moved_and_left_out() -> None:
     assert with_admin(moved, "off").plan.admin is None
     with pytest.raises(ConfigError, match="--admin: a name cannot be bound"):
         with_admin(loaded, "localhost:1")
+
+
+def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoIpv6(socket.socket):
+        def __init__(self, family: int = -1, *rest: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "no")
+            super().__init__(family, *rest)
+
+    monkeypatch.setattr("socket.socket", NoIpv6)
+    monkeypatch.setattr(defaults, "_may_bind", lambda port: True)
+    loaded, _ = default_config("pop3s://mail.example.com")
+    assert addresses(loaded.plan.listeners) == ["0.0.0.0:995", "0.0.0.0:110"]

@@ -160,6 +160,11 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
         ("[limits]\npipeline = true", "2: limits.pipeline: must be a whole number, not true; write pipeline = 512"),
         ('[protocol]\nopen = ["TOP"]', "2: protocol.open[#1]: TOP is never fenced; leave it out"),
         (
+            '[protocol]\nopen = ["XFOO"]',
+            "2: protocol.open[#1]: 'XFOO' is no fenced verb; write one of LAST, RPOP, XTND BBOARDS, XTND X-BBOARDS, "
+            "XTND ARCHIVE, XTND XLST, XTND XMIT, XOIP, XSENDER; declare a verb of your own in protocol.verbs",
+        ),
+        (
             '[protocol]\nverbs = [{ name = "last", framing = "single" }]',
             '2: protocol.verbs[last].name: LAST is known already; write it in open = ["LAST"]',
         ),
