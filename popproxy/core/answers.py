@@ -6,7 +6,9 @@ command asked for, and lines that are no status line, break the session: they ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,12 +16,13 @@ from popproxy.core.body import Sink
 from popproxy.core.careful import Careful
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.flight import CAREFUL, LOCAL, MULTI
-from popproxy.core.message import Spooled
+from popproxy.core.limits import BURST
 from popproxy.core.meter import ERR, OK, TIMEOUT, UPSTREAM_LOST
 from popproxy.core.phases import Phase
+from popproxy.core.pouring import Pouring
 from popproxy.wire.commands import VERBS
 from popproxy.wire.framer import BodyScanner
-from popproxy.wire.replies import ALL_OK, err
+from popproxy.wire.replies import err
 
 if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
@@ -33,27 +36,53 @@ _LOST_QUIT = "Connection to the mail server lost; some deletions may not be done
 class Answers:
     """The upstream half of the TRANSACTION stage.
 
-    ``sink`` takes the content of the multi-line reply under way, None passes it. ``held`` are octets that wait for
-    the end of a status line, for a hook or for a spooled message that is still going out (``waiting``).
+    ``sink`` takes the content of the multi-line reply under way, None passes it. ``held`` are octets that wait: for
+    the end of a status line, for a hook, or until the client has room (``waiting``). ``paused``: the proxy's own
+    replies wait for the client, more than BURST of them was ``said`` at once. ``reading`` while octets are looked at.
     """
 
-    __slots__ = ("_scanner", "_since", "careful", "held", "lost", "sink", "size", "streaming", "t")
+    __slots__ = (
+        "_all_ok",
+        "_scanner",
+        "_since",
+        "careful",
+        "held",
+        "lost",
+        "paused",
+        "pours",
+        "reading",
+        "said",
+        "sink",
+        "size",
+        "streaming",
+        "t",
+    )
 
     def __init__(self, transaction: Transaction) -> None:
         self.t = transaction
         self.held = b""
         self.sink: Sink | None = None
         self.streaming = False
+        self.reading = False
+        self.paused = False
+        self.said = 0
         self.size = 0
         self.lost: Failure | None = None
         self.careful = Careful(self)
+        self.pours = Pouring(self)
         self._scanner = BodyScanner()
         self._since = 0.0
+        self._all_ok = _all_ok(transaction.s.plan.limits.reply)
+
+    @property
+    def pouring(self) -> bool:
+        """Whether something waits until the client has room."""
+        return self.paused or self.pours.source is not None
 
     @property
     def waiting(self) -> bool:
         """Whether upstream octets must wait."""
-        return self.careful.waiting or self.careful.source is not None
+        return self.careful.waiting or self.paused or self.pours.source is not None
 
     @property
     def closed(self) -> bool:
@@ -63,19 +92,18 @@ class Answers:
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
         t = self.t
-        s = t.s
         if self.held:
             data = self.held + data
             self.held = b""
         if self.waiting:
-            self.held = data
-            s.want_upstream = False
+            self._set_aside(data)
             return
-        now = s.clock()
-        if not t.blocked:
-            s.deadline = now + t.patience
+        now = t.s.clock()
+        self.said = 0
         if self.streaming or len(t.flight) < 2 or not self._all_good(data, now):
+            self.reading = True
             self._replies(data, now)
+            self.reading = False
         t.moved(now)
 
     def _all_good(self, data: bytes, now: float) -> bool:
@@ -83,7 +111,7 @@ class Answers:
         t = self.t
         flight = t.flight
         count = data.count(b"\n")
-        if count > len(flight) or ALL_OK.fullmatch(data) is None:
+        if count > len(flight) or self._all_ok.fullmatch(data) is None:
             return False
         for entry in islice(flight, count):
             if entry[0]:
@@ -113,7 +141,7 @@ class Answers:
                 s.meter.message(verb, outcome == OK)
             if verb == _RETR and outcome == OK:
                 s.retrieved += times
-                s.view.messages += times
+                s.view.messages = s.retrieved
 
     def _replies(self, data: bytes, now: float) -> None:
         t = self.t
@@ -164,31 +192,44 @@ class Answers:
                         out.append(data[start:place])
                         start = place
                         self.locals()
-            if self.waiting:
-                break
             if t.s.phase is Phase.CLOSED:
                 return
+            if self.waiting:
+                break
         if start == 0 and place == size:
             out.append(data)
         elif start < place:
             out.append(data[start:place])
-        if place < size:
-            self._stopped_at(data, place)
-
-    def _stopped_at(self, data: bytes, place: int) -> None:
-        """Something is left: the beginning of a status line, octets that must wait, or a fault."""
-        t = self.t
-        s = t.s
         if self.waiting:
-            self.held = data[place:]
-            s.want_upstream = False
+            self._set_aside(data[place:])
+        elif place < size:
+            self._unfinished(data, place)
+
+    def _set_aside(self, data: bytes) -> None:
+        """Octets that must wait. What no command can have asked for is a fault already, which only comes out later:
+        a command that is sent meanwhile must not get it for a reply."""
+        self.t.s.want_upstream = False
+        if not data:
             return
+        decided = int(self.careful.whole)
+        if any(entry[0] != LOCAL for entry in islice(self.t.flight, decided, None)):
+            self.held = data
+        elif self.lost is None:
+            self.lost = self._unasked(data)
+
+    def _unfinished(self, data: bytes, place: int) -> None:
+        """Something is left: the beginning of a status line, or a fault."""
         fault = self._fault(data, place)
-        if fault is not None:
-            s.meter.violation("upstream", "unasked" if fault.kind is Kind.UNASKED else "status")
-            self.fail(fault, UPSTREAM_LOST)
-        else:
+        if fault is None:
             self.held = data[place:]
+            return
+        if fault.kind is not Kind.UNASKED:
+            self.t.s.meter.violation("upstream", "overlong" if fault.kind is Kind.OVERLONG else "status")
+        self.fail(fault, UPSTREAM_LOST)
+
+    def _unasked(self, data: bytes) -> Failure:
+        self.t.s.meter.violation("upstream", "unasked")
+        return Failure(Kind.UNASKED, f"octets that nobody asked for: {data[:80]!r}")
 
     def _status_end(self, data: bytes, place: int) -> int:
         """Offset behind the status line at ``place``; 0 or less when there is none (yet)."""
@@ -199,23 +240,22 @@ class Answers:
             return 0
         third = 3 if data.startswith(b"+OK", place) else 4 if data.startswith(b"-ERR", place) else 0
         # RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only.
-        if third and data[place + third] in (0x20, 0x0D) and data.find(b"\r", place, end) == end - 1:
-            return end + 1
-        return 0
+        if not third or data[place + third] not in (0x20, 0x0D) or data.find(b"\r", place, end) != end - 1:
+            return 0
+        return end + 1 if end - place < self.t.s.plan.limits.reply else 0
 
     def _fault(self, data: bytes, place: int) -> Failure | None:
         """Why there is no status line at ``place``; None when it only has not come whole."""
         if not self.t.flight:
-            return Failure(Kind.UNASKED, f"octets that nobody asked for: {data[place : place + 80]!r}")
+            return self._unasked(data[place:])
         end = data.find(b"\n", place)
-        if end >= 0:
-            return Failure(Kind.PROTOCOL, f"not a status line: {data[place : min(end + 1, place + 80)]!r}")
-        if len(data) - place > self.t.s.plan.limits.reply:
+        shown = data[place : place + 80] if end < 0 else data[place : min(end + 1, place + 80)]
+        begun = any(known.startswith(shown[: len(known)]) for known in _BEGINNINGS)
+        if begun and (len(data) if end < 0 else end + 1) - place > self.t.s.plan.limits.reply:
             return Failure(Kind.OVERLONG, f"a status line of more than {self.t.s.plan.limits.reply} octets")
-        head = data[place : place + 4]
-        if b"-ERR".startswith(head) or b"+OK ".startswith(head) or b"+OK\r".startswith(head):
+        if begun and end < 0:
             return None
-        return Failure(Kind.PROTOCOL, f"not a status line: {data[place : place + 80]!r}")
+        return Failure(Kind.PROTOCOL, f"not a status line: {shown!r}")
 
     # Replies of more than one line
 
@@ -224,7 +264,7 @@ class Answers:
         self.sink = sink
         self.streaming = True
         self._scanner = BodyScanner()
-        self.careful.hold = b""
+        self.careful.begin()
         self.size = 0
         self._since = now
         self.t.s.enter(Phase.STREAMING)
@@ -238,11 +278,17 @@ class Answers:
         t.s.meter.transfer(entry[1], now - self._since, self.size)
         t.s.enter(Phase.TRANSACTION)
 
-    # The proxy's own replies
+    # What waits
 
     def say(self, reply: bytes | Callable[[], bytes]) -> None:
         """A reply of the proxy's own, now."""
-        self.t.s.to_client.append(reply if isinstance(reply, bytes) else reply())
+        data = reply if isinstance(reply, bytes) else reply()
+        s = self.t.s
+        s.to_client.append(data)
+        self.said += len(data)
+        if self.said > BURST:
+            self.paused = s.pulling = True
+            s.want_upstream = False
 
     def locals(self) -> None:
         """The proxy's own replies whose turn it is."""
@@ -250,13 +296,38 @@ class Answers:
         while flight and flight[0][0] == LOCAL and not self.waiting:
             self.say(flight.popleft()[3])
 
+    def drained(self) -> None:
+        """The client has room."""
+        if self.pours.source is not None:
+            self.pours.pour()
+        elif self.paused:
+            self.paused = False
+            self.resume()
+
+    def resume(self) -> None:
+        """A hook returned, or the client has taken what waited for it: go on."""
+        t = self.t
+        if self.closed or self.waiting:
+            return
+        self.said = 0
+        self.locals()
+        if self.waiting:
+            return
+        t.s.want_upstream = True
+        if self.held:
+            self.data(b"")
+        elif self.lost is None:
+            t.moved(t.s.clock())
+        if self.lost is not None and not self.waiting and not self.closed:
+            self.fail(self.lost, UPSTREAM_LOST)
+
     # The end
 
     def close(self) -> None:
-        """Give a spool back."""
-        if isinstance(self.sink, Spooled):
-            self.sink.close()
-        self.careful.source = None
+        """Give back what is held."""
+        self.held = b""
+        self.paused = False
+        self.pours.close()
 
     def quit_due(self) -> None:
         """UPDATE begins when QUIT is sent and everything before it is answered (RFC 1939 section 6)."""
@@ -275,20 +346,28 @@ class Answers:
     def gone(self, failure: Failure) -> None:
         """The upstream is lost. What has come whole still goes out."""
         if self.waiting:
-            self.lost = failure
+            self.lost = self.lost or failure
         else:
             self.fail(failure, UPSTREAM_LOST)
 
     def fail(self, failure: Failure, outcome: int) -> None:
-        """Answer the command that is due, if nothing of its reply is out; then close (promise 2)."""
+        """Answer what is due, if nothing of its reply is out; then close (promise 2)."""
         t = self.t
         s = t.s
-        if t.flight:
-            verb = t.flight[0][1]
-            if not self.streaming:
-                s.count(verb, outcome)
-            if not self.streaming or (self.sink is not None and self.sink.untouched):
-                text = _LOST_QUIT if s.phase is Phase.UPDATE else _LOST
-                s.to_client.append(err(text, b"SYS/TEMP"))
+        if t.flight and not self.streaming:
+            s.count(t.flight[0][1], outcome)
+        due = t.flight or t.backlog or t.busy or t.upload is not None or b"\n" in t.rest
+        if due and (not self.streaming or (self.sink is not None and self.sink.untouched)):
+            text = _LOST_QUIT if s.phase is Phase.UPDATE else _LOST
+            s.to_client.append(err(text, b"SYS/TEMP"))
         s.note(failure.rule.level, "upstream_failed", kind=failure.kind.value, detail=failure.detail)
         s.end(failure.rule.ends, f"{failure.kind.value}: {failure.detail}")
+
+
+_BEGINNINGS = (b"+OK ", b"+OK\r", b"-ERR ", b"-ERR\r")
+
+
+@cache
+def _all_ok(limit: int) -> re.Pattern[bytes]:
+    """One or more positive single-line replies of at most ``limit`` octets and nothing else: the fast road."""
+    return re.compile(rb"(?:\+OK(?: [^\r\n]{0,%d}+)?+\r\n)++" % max(0, limit - 6))

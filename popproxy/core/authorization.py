@@ -14,47 +14,41 @@ from popproxy.api.credentials import Credentials, Password
 from popproxy.api.verdicts import Refuse
 from popproxy.api.views import TlsView
 from popproxy.core import hooks
-from popproxy.core.announce import MECHANISMS, announce
+from popproxy.core.announce import announce
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.effects import SecureClient
-from popproxy.core.entrance import Entrance
+from popproxy.core.entrance import Entrance, shown
+from popproxy.core.exchange import Exchange
 from popproxy.core.failures import Failure
-from popproxy.core.login import Relayed
+from popproxy.core.leg import Relayed
+from popproxy.core.limits import BURST
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
 from popproxy.core.phases import Phase
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
 from popproxy.wire.lines import LineBuffer
-from popproxy.wire.replies import err, ok, one_line
-from popproxy.wire.sasl import (
-    CANCEL,
-    SERVER_MECHANISMS,
-    Challenge,
-    Identity,
-    SaslError,
-    ServerMechanism,
-    Step,
-    decode_initial,
-    decode_response,
-    encode_challenge,
-)
+from popproxy.wire.replies import err, ok
 
 if TYPE_CHECKING:
     from popproxy.core.session import Session
 
-_AUTH = VERBS[b"AUTH"].index
 
 class Authorization:
-    """See the head of this file. ``busy`` while an outcome is awaited: client lines wait in the buffer."""
+    """See the head of this file.
+
+    ``busy`` while an outcome is awaited: client lines wait in the buffer. They also wait while the client takes no
+    replies, and when those the proxy made at once exceed BURST (``pulling``).
+    """
 
     __slots__ = (
         "_buffer",
         "_chain",
         "_deadline",
         "_entrance",
+        "_exchange",
         "_handshaking",
-        "_mechanism",
-        "_sasl",
+        "_running",
+        "_said",
         "_user",
         "attempts",
         "busy",
@@ -69,9 +63,10 @@ class Authorization:
         self._chain: Chain = session.plan.chain.select(session.view, None)
         self._deadline = session.deadline
         self._entrance = Entrance(session, self)
+        self._exchange = Exchange(session, self._say, self._sasl_login)
         self._handshaking = False
-        self._sasl: ServerMechanism | None = None
-        self._mechanism = ""
+        self._running = False
+        self._said = 0
         self._user: bytes | None = None
 
     # Stage
@@ -88,10 +83,11 @@ class Authorization:
         def then() -> None:
             s.enter(Phase.AUTHORIZATION)
             if refused:
-                s.to_client.append(_line(refused[0]))
+                code = refused[0].code
+                self._say(err(refused[0].text, None if code is None else code.value))
                 s.end("policy", refused[0].reason or "refused on_connect")
             else:
-                s.to_client.append(ok(s.plan.greeting))
+                self._say(ok(s.plan.greeting))
                 self.resume()
 
         self.suspend()
@@ -99,15 +95,15 @@ class Authorization:
 
     def client(self, data: bytes) -> None:
         """Octets from the client."""
+        if self.s.deaf:
+            return
         self._buffer.feed(data)
-        if not self.busy:
-            self._lines()
-        elif self._handshaking:
+        if self._handshaking and len(self._buffer):
             # Promise 3: octets behind STLS are an injection, or a client that cannot be served.
             self.s.meter.violation("client", "after_stls")
             self.s.end("protocol_error", "octets behind STLS before the TLS handshake")
-        elif len(self._buffer) > self.s.plan.limits.auth_line:
-            self.s.want_client = False
+            return
+        self._lines()
 
     def upstream(self, data: bytes) -> None:
         """Octets from upstream while the proxy speaks to it."""
@@ -126,13 +122,16 @@ class Authorization:
 
     def owes(self) -> bool:
         """Whether a reply or an outcome is due."""
-        return self.busy
+        s = self.s
+        return self.busy or (not s.deaf and (s.pulling or s.blocked) and len(self._buffer) > 0)
 
     def drained(self) -> None:
-        """Nothing waits for the client here."""
+        """The client has room: its further commands."""
+        self._lines()
 
-    def stalled(self, blocked: bool) -> None:
-        """Replies are small here; the login deadline goes on."""
+    def stalled(self) -> None:
+        """Whoever does not read is not heard; the login deadline goes on."""
+        self._lines()
 
     def close(self) -> None:
         """Nothing is held here."""
@@ -147,164 +146,161 @@ class Authorization:
     def resume(self) -> None:
         """Back to the client's lines."""
         self.busy = False
-        self.s.want_client = True
         self.s.deadline = self._deadline
         self._lines()
 
     def _lines(self) -> None:
+        """Every line that may be looked at now. Not called again by what it calls: a flood would nest as deep."""
+        if self._running:
+            return
         s = self.s
-        while not self.busy and s.phase is Phase.AUTHORIZATION:
+        self._running = True
+        self._said = 0
+        waits = self._waits()
+        while not waits:
             line = self._buffer.next()
             if line is None:
-                self._check_length()
-                return
-            limits = s.plan.limits
-            long = self._sasl is not None or line[:5].upper() == b"AUTH "
-            if len(line) > (limits.auth_line if long else limits.line):
-                self._overlong(limits.auth_line if long else limits.line)
-            elif self._sasl is not None:
-                self._sasl_line(self._sasl, line)
-            else:
-                self._command_line(line)
+                break
+            self._line(line)
+            waits = self._waits()
+        self._running = False
+        if s.phase is Phase.AUTHORIZATION and not waits:
+            self._check_length()
+        if s.phase in (Phase.GREETING, Phase.AUTHORIZATION, Phase.LOGGING_IN):
+            s.want_client = not waits or len(self._buffer) <= s.plan.limits.line
+
+    def _waits(self) -> bool:
+        s = self.s
+        return self.busy or s.deaf or s.blocked or s.pulling or s.phase is not Phase.AUTHORIZATION
+
+    def _line(self, line: bytes) -> None:
+        limits = self.s.plan.limits
+        limit = limits.auth_line if self._exchange.active or line[:5].upper() == b"AUTH " else limits.line
+        if len(line) > limit:
+            self._overlong(limit)
+        elif self._exchange.active:
+            self._exchange.line(line)
+        else:
+            self._command_line(line)
 
     def _check_length(self) -> None:
-        s = self.s
-        long = self._sasl is not None or self._buffer.starts_with(b"AUTH ")
-        self._buffer.limit = s.plan.limits.auth_line if long else s.plan.limits.line
+        limits = self.s.plan.limits
+        long = self._exchange.active or self._buffer.starts_with(b"AUTH ")
+        self._buffer.limit = limits.auth_line if long else limits.line
         if self._buffer.overlong:
             self._overlong(self._buffer.limit)
 
     def _overlong(self, limit: int) -> None:
         """A line is too long, whether its end has come or not."""
+        self.s.meter.violation("client", "overlong")
+        self._say(err(f"Line longer than {limit} octets"))
+        self.s.end("protocol_error", "overlong line")
+
+    def _say(self, reply: bytes) -> None:
         s = self.s
-        s.meter.violation("client", "overlong")
-        s.to_client.append(err(f"Line longer than {limit} octets"))
-        s.end("protocol_error", "overlong line")
+        s.to_client.append(reply)
+        self._said += len(reply)
+        if self._said > BURST:
+            s.pulling = True
+
+    def _refuse(self, verb: Verb, outcome: int, kind: str, text: str) -> None:
+        self._say(self.s.bad_command(verb.index, outcome, kind, text))
 
     def _command_line(self, line: bytes) -> None:
         s = self.s
         try:
             command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
-            verb = bad.verb.index if bad.verb is not None else OTHER
-            s.to_client.append(s.bad_command(verb, MALFORMED, bad.kind, str(bad)))
+            index = bad.verb.index if bad.verb is not None else OTHER
+            self._say(s.bad_command(index, MALFORMED, bad.kind, str(bad)))
             return
-        handler = _HANDLERS.get(command.verb.name)
-        if handler is not None and (not command.verb.fenced or command.verb.name in s.plan.opened):
+        verb = command.verb
+        handler = _HANDLERS.get(verb.name)
+        if verb.fenced and verb.name not in s.plan.opened:
+            self._refuse(verb, DENIED, "", f"{command.name} is not served here")
+        elif handler is not None:
             handler(self, command)
-        elif command.verb.fenced and command.verb.name not in s.plan.opened:
-            s.to_client.append(s.bad_command(command.verb.index, DENIED, "", f"{command.name} is not served here"))
-        elif Where.TRANSACTION in command.verb.where:
-            s.to_client.append(s.bad_command(command.verb.index, MALFORMED, "phase", "Log in first"))
+        elif Where.AUTHORIZATION in verb.where:
+            self._early_command(command)
         else:
-            s.to_client.append(s.bad_command(command.verb.index, DENIED, "", f"{command.name} is not served here"))
+            self._refuse(verb, MALFORMED, "phase", "Log in first")
+
+    # Commands
 
     @property
     def _clear(self) -> bool:
         """Whether credentials are refused on this leg."""
-        return self.s.view.tls is None and not self.s.plan.auth_before_tls
+        return not self.s.secure and not self.s.plan.auth_before_tls
 
     def _tls_first(self, command: Command) -> bool:
         if not self._clear:
             return False
         s = self.s
         text = "Send STLS first" if s.plan.tls == "starttls" else "No login on a connection without TLS"
-        s.to_client.append(s.bad_command(command.verb.index, DENIED, "", text))
+        self._refuse(command.verb, DENIED, "", text)
         s.meter.auth("USER" if command.name in ("USER", "PASS") else "_other", "tls_required", 0.0)
         return True
+
+    def _named(self, user: str | None) -> None:
+        """The name the client gave."""
+        self.s.user = self.s.view.user = user
 
     def _user_command(self, command: Command) -> None:
         if self._tls_first(command):
             return
         self._user = command.argument
-        self.s.view.user = command.argument.decode("utf-8", "backslashreplace")
+        self._named(command.argument.decode("utf-8", "backslashreplace"))
         self.s.count(command.verb.index, OK)
-        self.s.to_client.append(ok())
+        self._say(ok())
 
     def _pass_command(self, command: Command) -> None:
-        s = self.s
         if self._tls_first(command):
             return
         if self._user is None:
-            s.to_client.append(s.bad_command(command.verb.index, MALFORMED, "phase", "Send USER first"))
+            self._refuse(command.verb, MALFORMED, "phase", "Send USER first")
             return
-        self._mechanism = "USER"
         name, self._user = self._user.decode("utf-8", "surrogateescape"), None
-        self._login(Password(name, command.argument), command.verb)
+        self._login(Password(name, command.argument), "USER", command.verb)
 
     def _apop_command(self, command: Command) -> None:
         # The greeting holds no timestamp, so there is nothing an APOP digest could answer (RFC 1939 section 7).
         if not self._tls_first(command):
-            text = "APOP is not offered; use USER and PASS, or AUTH"
-            self.s.to_client.append(self.s.bad_command(command.verb.index, DENIED, "", text))
+            self._refuse(command.verb, DENIED, "", "APOP is not offered; use USER and PASS, or AUTH")
 
     def _auth_command(self, command: Command) -> None:
-        s = self.s
-        if self._tls_first(command):
-            return
-        words = command.arguments
-        if not words:
-            # From before RFC 5034: a bare AUTH lists the mechanisms.
-            s.count(_AUTH, OK)
-            s.to_client.append(b"+OK\r\n" + b"".join(name + b"\r\n" for name in MECHANISMS) + b".\r\n")
-            return
-        name = words[0].upper()
-        if name not in MECHANISMS:
-            s.to_client.append(s.bad_command(_AUTH, ERR, "", "Unknown authentication mechanism"))
-            return
-        self._mechanism = name.decode("ascii")
-        mechanism = SERVER_MECHANISMS[name]()
-        self._sasl = mechanism
-        self._sasl_step(lambda: mechanism.start(decode_initial(words[1]) if len(words) > 1 else None))
+        if not self._tls_first(command):
+            self._exchange.command(command)
 
-    def _sasl_line(self, mechanism: ServerMechanism, line: bytes) -> None:
-        try:
-            text = content(line, self.s.plan.bare_lf)
-        except BadCommand as bad:
-            self._sasl_failed(bad.kind, str(bad))
-            return
-        if text == CANCEL:
-            self._sasl = None
-            self.s.meter.auth(self._mechanism, "aborted", 0.0)
-            self.s.count(_AUTH, ERR)
-            self.s.to_client.append(err("Authentication cancelled"))
-            return
-        self._sasl_step(lambda: mechanism.respond(decode_response(text)))
+    def _sasl_login(self, credentials: Password, mechanism: str) -> None:
+        self._named(shown(credentials.user))
+        self._login(credentials, mechanism, VERBS[b"AUTH"])
 
-    def _sasl_step(self, step: Callable[[], Step]) -> None:
-        try:
-            outcome = step()
-        except SaslError as error:
-            self._sasl_failed("sasl", str(error))
-            return
-        if isinstance(outcome, Challenge):
-            self.s.to_client.append(encode_challenge(outcome.data))
-            return
-        self._sasl = None
-        identity: Identity = outcome.identity
-        self.s.view.user = identity.authcid
-        self._login(Password(identity.authcid, identity.secret, identity.authzid), VERBS[b"AUTH"])
+    def _login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
+        self.suspend()
+        self._entrance.login(credentials, mechanism, verb)
 
-    def _sasl_failed(self, kind: str, text: str) -> None:
-        self._sasl = None
-        self.s.meter.auth(self._mechanism, "malformed", 0.0)
-        self.s.to_client.append(self.s.bad_command(_AUTH, MALFORMED, kind, f"Bad AUTH exchange: {text}"))
+    @property
+    def _stls_offered(self) -> bool:
+        """Whether STLS would be accepted. RFC 6856 section 2.1: not behind UTF8."""
+        said_utf8 = any(command.name == "UTF8" for command in self._entrance.replay)
+        return self.s.plan.tls == "starttls" and not self.s.secure and not said_utf8
 
     def _stls_command(self, command: Command) -> None:
         s = self.s
-        if s.plan.tls != "starttls" or s.view.tls is not None:
-            text = "TLS is on already" if s.view.tls is not None else "STLS is not offered"
-            s.to_client.append(s.bad_command(command.verb.index, DENIED, "", text))
-            return
-        if self._entrance.replay:
-            # RFC 6856 section 2.1: no STLS behind UTF8.
-            s.to_client.append(s.bad_command(command.verb.index, MALFORMED, "phase", "No STLS behind UTF8 or LANG"))
+        if not self._stls_offered:
+            if s.secure:
+                self._refuse(command.verb, DENIED, "", "TLS is on already")
+            elif s.plan.tls != "starttls":
+                self._refuse(command.verb, DENIED, "", "STLS is not offered")
+            else:
+                self._refuse(command.verb, MALFORMED, "phase", "No STLS behind UTF8")
             return
         s.count(command.verb.index, OK)
-        s.to_client.append(ok("Begin TLS"))
+        self._say(ok("Begin TLS"))
         # RFC 2595 section 4: forget what was learned before TLS.
         self._user = None
-        s.view.user = None
+        self._named(None)
+        self._entrance.forget()
         self.suspend()
         self._handshaking = True
         s.effects.append(SecureClient(s.ask(self._secured)))
@@ -312,42 +308,41 @@ class Authorization:
             self.client(b"")
 
     def _secured(self, outcome: TlsView | Failure) -> None:
+        s = self.s
         self._handshaking = False
         if isinstance(outcome, Failure):
-            self.s.end("tls", outcome.detail)
+            s.end("tls", outcome.detail)
             return
-        self.s.view.tls = outcome
-        self._chain = self.s.plan.chain.select(self.s.view, None)
+        s.secure = True
+        s.view.tls = outcome
+        self._chain = s.plan.chain.select(s.view, None)
         self.resume()
 
     def _capa_command(self, command: Command) -> None:
         s = self.s
         upstream = s.plan.default_upstream
+        self.suspend()
         if s.knowledge.fresh(upstream, s.clock()):
             self._show_capabilities()
         else:
-            self.suspend()
             self._entrance.prepared(upstream, lambda failure: self._show_capabilities())
 
     def _show_capabilities(self) -> None:
         s = self.s
-        shown = [
-            announce(
-                s.plan,
-                s.knowledge.get(s.plan.default_upstream),
-                logins=not self._clear,
-                stls=s.plan.tls == "starttls" and s.view.tls is None and not self._entrance.replay,
-            )
-        ]
+        theirs = s.knowledge.get(s.plan.default_upstream)
+        shown = [announce(s.plan, theirs, logins=not self._clear, stls=self._stls_offered)]
+        broken: list[Refuse] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
             if isinstance(verdict, Capabilities):
                 shown[0] = verdict
-            return False
+            else:
+                broken.append(verdict)
+            return bool(broken)
 
         def then() -> None:
-            s.count(VERBS[b"CAPA"].index, OK)
-            s.to_client.append(shown[0].reply())
+            s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
+            self._say(hooks.BROKEN_LINE if broken else shown[0].reply())
             self.resume()
 
         self.suspend()
@@ -355,38 +350,32 @@ class Authorization:
 
     def _quit_command(self, command: Command) -> None:
         self.s.count(command.verb.index, OK)
-        self.s.to_client.append(ok("Bye"))
+        self._say(ok("Bye"))
         self.s.end("quit")
-
-    def _login(self, credentials: Credentials, verb: Verb) -> None:
-        self.suspend()
-        self._entrance.login(credentials, self._mechanism, verb)
 
     def _xclient_command(self, command: Command) -> None:
         # Dovecot's answer to a source it does not trust: accepted, without effect.
         self.s.count(command.verb.index, OK)
-        self.s.to_client.append(ok("Not from a trusted address, ignored"))
+        self._say(ok("Not from a trusted address, ignored"))
 
     def _early_command(self, command: Command) -> None:
         """UTF8, LANG (RFC 6856) and XOIP before the login: asked of the upstream itself, never faked."""
         s = self.s
 
         def relayed(result: Relayed | Failure) -> None:
-            if isinstance(result, Relayed):
-                s.count(command.verb.index, OK if result.ok else ERR)
-                s.to_client.append(result.octets)
-            else:
-                s.count(command.verb.index, ERR)
-                s.to_client.append(result.refusal().line())
+            good = isinstance(result, Relayed) and result.ok
+            s.count(command.verb.index, OK if good else ERR)
+            self._say(result.octets if isinstance(result, Relayed) else result.refusal().line())
             self.resume()
 
         self.suspend()
         self._entrance.relay(command, relayed)
 
+    # What the entrance says
+
     def turned_away(self) -> None:
         """A login failed and was answered: the next attempt, unless there were too many."""
         s = self.s
-        s.view.user = None
         self._user = None
         self.attempts += 1
         if self.attempts >= s.plan.limits.auth_attempts:
@@ -398,11 +387,6 @@ class Authorization:
     def rest(self) -> bytes:
         """What the client sent behind its login."""
         return self._buffer.take()
-
-
-def _line(refuse: Refuse) -> bytes:
-    text = one_line(refuse.text)
-    return err(text, None if refuse.code is None else refuse.code.value)
 
 
 _HANDLERS: dict[bytes, Callable[[Authorization, Command], None]] = {

@@ -12,6 +12,8 @@ from typing import Protocol
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.plugin import Fail
 from popproxy.core.chain import Entry
+from popproxy.core.hooks import CONTAINED
+from popproxy.core.limits import KEPT
 from popproxy.wire.dots import Stuffer, Unstuffer
 
 
@@ -83,7 +85,6 @@ class FilterStage:
     can go on as if the filter were not there.
     """
 
-    KEPT = 1 << 20
     __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started")
 
     def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
@@ -100,13 +101,15 @@ class FilterStage:
             return chunk
         if not self._started:
             self._size += len(chunk)
-            if self._size <= self.KEPT:
+            if self._size <= KEPT:
                 self._kept.append(chunk)
+            else:
+                self._kept.clear()
         try:
             out = self._filter.feed(chunk)
             if not isinstance(out, bytes):
                 raise TypeError(f"feed() returned {type(out).__name__}, not bytes")
-        except Exception as error:
+        except CONTAINED as error:
             return self._failed(error)
         if out and not self._started:
             self._started = True
@@ -121,13 +124,13 @@ class FilterStage:
             out = self._filter.finish()
             if not isinstance(out, bytes):
                 raise TypeError(f"finish() returned {type(out).__name__}, not bytes")
-        except Exception as error:
+        except CONTAINED as error:
             return self._failed(error)
         return out
 
-    def _failed(self, error: Exception) -> bytes:
+    def _failed(self, error: BaseException) -> bytes:
         self._report(self._entry, error)
-        if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > self.KEPT:
+        if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > KEPT:
             raise FilterFailed(self._entry.subscriber.name) from error
         self._filter = None
         kept, self._kept = b"".join(self._kept), []

@@ -6,13 +6,11 @@ honest answer to a failure is to close the connection (promise 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.plugin import Fail
-from popproxy.api.verdicts import Answer
+from popproxy.api.verdicts import Answer, Refuse
 from popproxy.api.views import ReplyView
 from popproxy.core import hooks
 from popproxy.core.announce import announce
@@ -20,13 +18,13 @@ from popproxy.core.body import Collect, Filtered, FilterFailed, FilterStage, Ove
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.flight import Pending
+from popproxy.core.lies import Lie, check
 from popproxy.core.message import Spooled
 from popproxy.core.meter import ERR, OK, UPSTREAM_LOST
 from popproxy.core.phases import Phase
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import VERBS
 from popproxy.wire.dots import stuff
-from popproxy.wire.errors import Code
 from popproxy.wire.replies import err, ok, parse_status
 
 if TYPE_CHECKING:
@@ -36,17 +34,25 @@ if TYPE_CHECKING:
 class Careful:
     """The part of Answers that only sessions with plugins, or CAPA, ever enter.
 
-    ``waiting`` while an async hook decides; ``source`` makes a spooled message piece by piece; ``hold`` is what may
-    be the beginning of a terminator.
+    ``waiting`` while an async hook decides, ``whole`` when all of the reply it decides about has come. ``hold`` is
+    what may be the beginning of a terminator, ``before`` the two octets in front of it.
     """
 
-    __slots__ = ("a", "hold", "source", "waiting")
+    __slots__ = ("a", "before", "hold", "waiting", "whole")
 
     def __init__(self, answers: Answers) -> None:
         self.a = answers
+        self.before = b"\r\n"
         self.hold = b""
         self.waiting = False
-        self.source: Iterator[bytes] | None = None
+        self.whole = False
+
+    # The content of a multi-line reply
+
+    def begin(self) -> None:
+        """A multi-line reply begins: the CRLF of its status line counts as the beginning of a terminator."""
+        self.before = b"\r\n"
+        self.hold = b""
 
     def pour_in(self, chunk: bytes, ended: bool, now: float) -> None:
         """Feed the sink. What may be the beginning of the terminator is held back until it is known."""
@@ -55,45 +61,68 @@ class Careful:
         sink = a.sink
         if sink is None:
             return
-        chunk = self.hold + chunk
-        if ended:
-            chunk, self.hold = chunk[:-3], b""
+        if self.hold:
+            chunk = self.hold + chunk
+        keep = 3 if ended else terminator_begun(self.before, chunk)
+        if keep:
+            self.hold = chunk[-keep:]
+            chunk = chunk[:-keep]
         else:
-            keep = terminator_begun(chunk, a.size == len(chunk))
-            chunk, self.hold = chunk[: len(chunk) - keep], chunk[len(chunk) - keep :]
+            self.hold = b""
+        if chunk:
+            self.before = (self.before + chunk[-2:])[-2:]
         try:
             data = sink.feed(chunk) if chunk else b""
+            if data:
+                s.to_client.append(data)
             if isinstance(sink, Spooled) and (ended or sink.overflowed):
-                self._spooled(sink, ended, now)
-                return
-            if ended:
-                data += sink.finish()
-        except FilterFailed as failed:
-            self._filter_failed(sink, str(failed))
-            if ended and s.phase is not Phase.CLOSED:
+                a.pours.spooled(sink, ended, now)
+            elif isinstance(sink, Collect) and ended:
                 a.streamed(now)
-            return
+                sink.finish()
+            elif ended:
+                data = sink.finish()
+                a.streamed(now)
+                if data:
+                    s.to_client.append(data)
+        except FilterFailed as failed:
+            self._filter_failed(sink, failed, ended, now)
         except Overlong as overlong:
             a.fail(Failure(Kind.OVERLONG, str(overlong)), UPSTREAM_LOST)
-            return
-        if ended and s.phase is not Phase.CLOSED:
-            a.streamed(now)
-        if data:
-            s.to_client.append(data)
+        except OSError as error:
+            a.pours.unspoolable(error)
+            self.refuse_rest(ended, now)
 
-    def _filter_failed(self, sink: Sink, plugin: str) -> None:
+    def _filter_failed(self, sink: Sink, failed: FilterFailed, ended: bool, now: float) -> None:
         """A plugin failed in the body for good: an error while nothing is out, else the end (promise 2)."""
-        s = self.a.t.s
         if sink.untouched:
-            s.to_client.append(hooks_broken())
-            self.a.sink = Swallow()
+            self.refuse_rest(ended, now)
         else:
-            s.end("policy", f"plugin {plugin} failed in the middle of a message")
+            self.a.t.s.end("policy", f"plugin {failed} failed in the middle of a message")
 
-    def _wait(self) -> None:
+    def refuse_rest(self, ended: bool, now: float) -> None:
+        """Nothing of the message is out: answer with an error in its place and drop what comes of it."""
+        a = self.a
+        a.t.s.to_client.append(hooks.BROKEN_LINE)
+        a.pours.close()
+        if ended:
+            a.streamed(now)
+        else:
+            a.sink = Swallow()
+
+    # The status line
+
+    def wait(self, whole: bool) -> None:
         """An async hook decides: nothing from upstream is looked at until then."""
         self.waiting = True
-        self.a.t.s.deadline = inf
+        self.whole = whole
+        self.a.t.s.want_upstream = False
+
+    def returned(self) -> bool:
+        """The hooks have decided. Whether anything had to wait for that: then the caller ends with resume()."""
+        waited = self.waiting
+        self.waiting = self.whole = False
+        return waited
 
     def reply(self, pending: Pending, line: bytes, good: bool, now: float) -> None:
         """The status line of a reply that somebody looks at."""
@@ -120,17 +149,21 @@ class Careful:
         answer: list[Answer] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
-            answer.append(verdict if isinstance(verdict, Answer) else Answer(False, verdict.text, verdict.code))
+            if isinstance(verdict, Refuse):
+                answer.append(Answer(False, verdict.text, verdict.code))
+            else:
+                needs_body(verdict, pending.shown.multiline)
+                answer.append(verdict)
             return True
 
         def then() -> None:
-            waited, self.waiting = self.waiting, False
+            waited = self.returned()
             self._decide(pending, line, good, answer[0] if answer else None, s.clock())
             if waited:
-                self.resume()
+                a.resume()
 
         if not hooks.call(s, entries, lambda: (s.view, pending.shown, view), use, then):
-            self._wait()
+            self.wait(not (good and pending.sent.multiline))
 
     def _decide(self, pending: Pending, line: bytes, good: bool, answer: Answer | None, now: float) -> None:
         """The status line is final: say it, and choose what happens to what follows it."""
@@ -138,11 +171,14 @@ class Careful:
         t = a.t
         s = t.s
         _, verb, at, _ = t.flight[0]
-        a.count(verb, OK if good and (answer is None or answer.ok) else ERR, now - at)
+        if pending.uploads and good:
+            # The client must send its message now; only the reply to that may be another one.
+            answer = None
+        a.count(verb, OK if (good if answer is None else answer.ok) else ERR, now - at)
         if pending.after is not None:
             pending.after(good)
         multiline = good and pending.sent.multiline
-        if answer is not None and not pending.uploads:
+        if answer is not None:
             s.to_client.append(answered(answer, pending.shown.multiline))
             if multiline:
                 a.stream(Swallow(), now)
@@ -170,14 +206,16 @@ class Careful:
         if pending.sent.verb.name in (b"RETR", b"TOP"):
             stages = self._stages(pending)
             if stages is None:
-                s.to_client.append(hooks_broken())
+                s.to_client.append(hooks.BROKEN_LINE)
                 a.stream(Swallow(), now)
                 return
             filtered = Filtered(line, stages) if stages else None
             sink = filtered
             if t.chain["on_message"]:
-                spool = s.spool(s.plan.limits.message_memory)
-                sink = Spooled(line, filtered, spool, s.plan.limits, pending.shown)
+                spooled = a.pours.spool(line, filtered, pending.shown)
+                if spooled is None:
+                    s.to_client.append(hooks.BROKEN_LINE)
+                sink = spooled or Swallow()
         if sink is None:
             s.to_client.append(line)
         a.stream(sink, now)
@@ -188,11 +226,12 @@ class Careful:
         stages: list[FilterStage] = []
         for entry in self.a.t.chain["open_body"]:
             started = s.clock()
+            made: BodyFilter | None
             try:
                 made = entry.call(s.view, pending.shown)
-                if made is not None and not isinstance(made, BodyFilter):
-                    raise TypeError(f"returned {type(made).__name__}; allowed: BodyFilter or None")
-            except Exception as error:
+                if made is not None:
+                    check(entry.hook, made)
+            except hooks.CONTAINED as error:
                 hooks.report(s, entry, error)
                 if entry.subscriber.fail is Fail.CLOSED:
                     return None
@@ -202,121 +241,49 @@ class Careful:
                 stages.append(FilterStage(entry, made, lambda entry, error: hooks.report(s, entry, error)))
         return stages
 
-    # Spooled messages
-
-    def _spooled(self, sink: Spooled, ended: bool, now: float) -> None:
-        """The message is in the spool, or too large for it: then it passes unseen, or is refused (fail mode)."""
-        a = self.a
-        t = a.t
-        s = t.s
-        if sink.overflowed:
-            if sink.too_large(t.chain["on_message"], s):
-                sink.close()
-                s.to_client.append(hooks_broken())
-                a.sink = Swallow()
-                if ended:
-                    a.streamed(now)
-            elif ended:
-                self._pour_out(sink, now)
-            else:
-                self.source = sink.replay()
-                a.sink = sink.continued()
-                self.pour()
-            return
-
-        def then() -> None:
-            waited, self.waiting = self.waiting, False
-            self._pour_out(sink, s.clock())
-            if waited and self.source is None:
-                self.resume()
-
-        if not hooks.call(s, t.chain["on_message"], lambda: (s.view, sink.command, sink.view), sink.use, then):
-            self._wait()
-
-    def _pour_out(self, sink: Spooled, now: float) -> None:
-        self.source = sink.decided()
-        self.a.streamed(now)
-        self.pour()
-
-    def pour(self) -> None:
-        """Send more of a spooled message: one piece per call, so that the pump can stop at a full buffer."""
-        s = self.a.t.s
-        if self.source is None:
-            return
-        try:
-            piece = next(self.source, None)
-        except FilterFailed as failed:
-            # Something of the reply may be out already; the connection is the only safe answer.
-            s.end("policy", f"plugin {failed} failed in the middle of a message")
-            return
-        s.pulling = piece is not None
-        if piece is not None:
-            s.to_client.append(piece)
-        else:
-            self.source = None
-            self.resume()
-
-    def resume(self) -> None:
-        """A hook returned or a spooled message is out: go on with what waited."""
-        a = self.a
-        s = a.t.s
-        if a.closed or a.waiting:
-            return
-        a.locals()
-        s.want_upstream = True
-        if a.held:
-            a.data(b"")
-        else:
-            s.deadline = s.clock() + a.t.patience
-            a.t.moved(s.clock())
-        if a.lost is not None and not a.waiting and not a.closed:
-            lost, a.lost = a.lost, None
-            a.gone(lost)
+    # CAPA
 
     def capabilities(self, good: bool, line: bytes, body: bytes) -> None:
         """The upstream's CAPA after the login: show the intersection (RFC 2449 section 5)."""
         t = self.a.t
         s = t.s
-        secure = s.view.tls is not None or s.plan.auth_before_tls
+        logins = s.secure or s.plan.auth_before_tls
         theirs = Capabilities.parse(body.split(b"\r\n")) if good else None
-        shown = [announce(s.plan, theirs, logins=secure, stls=False)]
+        shown = [announce(s.plan, theirs, logins=logins, stls=False)]
+        broken: list[Refuse] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
             if isinstance(verdict, Capabilities):
                 shown[0] = verdict
-            return False
+            else:
+                broken.append(verdict)
+            return bool(broken)
 
         def then() -> None:
-            waited, self.waiting = self.waiting, False
-            s.count(VERBS[b"CAPA"].index, OK)
-            s.to_client.append(shown[0].reply())
+            waited = self.returned()
+            s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
+            s.to_client.append(hooks.BROKEN_LINE if broken else shown[0].reply())
             if waited:
-                self.resume()
+                self.a.resume()
 
         if not hooks.call(s, t.chain["on_capabilities"], lambda: (s.view, shown[0]), use, then):
-            self._wait()
+            self.wait(False)
+
+
+def needs_body(verdict: Answer, multiline: bool) -> None:
+    """Raises Lie for an Answer that lacks the body its command needs."""
+    if verdict.ok and multiline and verdict.body is None:
+        raise Lie("Answer: the reply has more than one line, so it needs a body")
 
 
 def answered(verdict: Answer, multiline: bool) -> bytes:
-    """The reply an Answer makes. One that lacks the body its command needs becomes a temporary error."""
+    """The reply an Answer makes."""
     if not verdict.ok:
         return err(verdict.text, None if verdict.code is None else verdict.code.value)
-    if not multiline:
-        return ok(verdict.text)
-    if verdict.body is None:
-        return err("Internal error, try again later", Code.SYS_TEMP.value)
-    return ok(verdict.text) + stuff(verdict.body)
+    return ok(verdict.text) + stuff(verdict.body or b"") if multiline else ok(verdict.text)
 
 
-def hooks_broken() -> bytes:
-    """The reply for a failed plugin that is Fail.CLOSED."""
-    return err(hooks.BROKEN.text, Code.SYS_TEMP.value)
-
-
-def terminator_begun(chunk: bytes, whole: bool) -> int:
-    """How many octets at the end of ``chunk`` may belong to the terminator; ``whole``: the content begins here."""
-    if chunk.endswith(b"\r\n.\r") or (whole and chunk == b".\r"):
-        return 2
-    if chunk.endswith(b"\r\n.") or (whole and chunk == b"."):
-        return 1
-    return 0
+def terminator_begun(before: bytes, chunk: bytes) -> int:
+    """How many octets at the end of ``chunk`` may belong to the terminator; ``before`` are the two in front of it."""
+    end = before + chunk[-4:]
+    return 2 if end.endswith(b"\r\n.\r") else 1 if end.endswith(b"\r\n.") else 0

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from popproxy.api.credentials import Credentials
-from popproxy.api.verdicts import Answer, Refuse
+from popproxy.api.verdicts import Refuse
 from popproxy.api.views import LoginResult, SessionView
 from popproxy.core import hooks
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.effects import Dial, Dialed, Effect, Level, SecureUpstream
 from popproxy.core.failures import Failure, Kind
-from popproxy.core.login import Knowledge, Leg, LoggedIn, LoginRefused, Relayed, Result, log_in, prepare, relay
+from popproxy.core.leg import Leg, LoggedIn, LoginRefused, Relayed, Result
+from popproxy.core.lies import Lie
+from popproxy.core.login import CAPA, Knowledge, log_in, prepare, relay
 from popproxy.core.meter import DENIED, ERR, OK, SessionMeter
 from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan
@@ -48,6 +50,7 @@ class Host(Protocol):
     effects: list[Effect]
     deadline: float
     upstream_open: bool
+    user: str | None
 
     def ask(self, answer: Callable[[Any], None]) -> int:
         """See Session."""
@@ -148,13 +151,25 @@ class Entrance:
 
     def prepared(self, upstream: str, then: Callable[[Failure | None], None]) -> None:
         """Have a leg to ``upstream``: greeted, under TLS as its URL asks, its capabilities known."""
-        s = self.s
         if self._leg is not None and self._leg.upstream == upstream:
             then(None)
             return
+        self.drop()
+        self._dial(upstream, True, then)
+
+    def drop(self) -> None:
+        """Close the leg, if there is one, without a word to whoever might wait for it."""
         if self._leg is not None:
             self._leg = None
-            s.close_upstream()
+            self.s.close_upstream()
+
+    def forget(self) -> None:
+        """Nothing was said upstream on the client's behalf: STLS puts the session back to its beginning."""
+        self.replay = []
+        self.drop()
+
+    def _dial(self, upstream: str, ask: bool, then: Callable[[Failure | None], None]) -> None:
+        s = self.s
 
         def dialed(outcome: Dialed | Failure) -> None:
             if isinstance(outcome, Failure):
@@ -163,11 +178,22 @@ class Entrance:
                 return
             s.upstream_open = True
             s.view.server = outcome.server
-            self._leg = Leg(upstream, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
+            leg = Leg(upstream, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
             policy = s.plan.upstreams[upstream]
-            dialogue = prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts)
-            self._leg.run(dialogue, lambda result: self._replay(result, 0, then))
 
+            def opened(result: Result) -> None:
+                hung_up = isinstance(result, Failure) and result.kind in (Kind.LOST, Kind.RESET)
+                if ask and hung_up and leg.said is not None and leg.said.data == CAPA:
+                    # RFC 2449 is younger than some servers: they hang up on CAPA. Once more, without it.
+                    self._leg = None
+                    self._dial(upstream, False, then)
+                else:
+                    self._replay(result, 0, then)
+
+            self._leg = leg
+            leg.run(prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts, ask), opened)
+
+        self._desk.suspend()
         s.effects.append(Dial(s.ask(dialed), upstream))
 
     def _replay(self, result: Result, place: int, then: Callable[[Failure | None], None]) -> None:
@@ -175,9 +201,7 @@ class Entrance:
             result = Failure(Kind.PROTOCOL, f"refused {self.replay[place - 1].name}, which was accepted before")
         if isinstance(result, Failure) or self._leg is None:
             failure = result if isinstance(result, Failure) else Failure(Kind.LOST, "lost")
-            if self._leg is not None:
-                self._leg = None
-                self.s.close_upstream()
+            self.drop()
             self._log(failure)
             then(failure)
         elif place < len(self.replay):
@@ -187,11 +211,15 @@ class Entrance:
             then(None)
 
     def _secure(self) -> None:
+        leg = self._leg
+
         def secured(outcome: Failure | None) -> None:
-            if outcome is not None:
-                self.lost(outcome)
-            elif self._leg is not None:
-                self._leg.secured()
+            # The leg may be lost meanwhile, and another one in its place.
+            if leg is not None and leg is self._leg:
+                if outcome is not None:
+                    self.lost(outcome)
+                else:
+                    leg.secured()
 
         self._desk.suspend()
         self.s.effects.append(SecureUpstream(self.s.ask(secured)))
@@ -209,7 +237,7 @@ class Entrance:
         s.enter(Phase.LOGGING_IN)
         self._at = s.clock()
         self._mechanism = s.view.mechanism = mechanism
-        chain = s.plan.chain.select(s.view, s.view.user)
+        chain = s.plan.chain.select(s.view, s.user)
         upstream, current = s.plan.default_upstream, credentials
         refused: list[Refuse] = []
 
@@ -218,18 +246,19 @@ class Entrance:
             if isinstance(verdict, Refuse):
                 refused.append(verdict)
                 return True
-            upstream = verdict.upstream or upstream
             current = verdict.credentials or current
+            upstream = verdict.upstream or upstream
+            if upstream not in s.plan.upstreams:
+                hooks.report(s, entry, Lie(f"Route: {upstream!r} is not configured"))
+                # Neither fail mode may send the credentials to a server the plugin did not mean.
+                refused.append(hooks.BROKEN)
+                return True
             return False
 
         def then() -> None:
             if refused:
                 reason = refused[0].reason or "refused by a plugin"
                 self._decided(chain, verb, Refusal(refused[0].text, refused[0].code, reason))
-            elif upstream not in s.plan.upstreams:
-                failure = Failure(Kind.INTERNAL, f"a plugin routed to {upstream!r}, which is not configured")
-                self._log(failure)
-                self._decided(chain, verb, failure.refusal())
             else:
                 self._at_upstream(chain, verb, upstream, current)
 
@@ -241,7 +270,7 @@ class Entrance:
 
         def finished(result: Result) -> None:
             if isinstance(result, LoggedIn):
-                s.view.login = credentials.user
+                s.view.login = shown(credentials.user)
                 self._decided(chain, verb, result)
             elif isinstance(result, LoginRefused):
                 text = REFUSED[result.code][0]
@@ -270,9 +299,7 @@ class Entrance:
             code = None if outcome.code is None else outcome.code.value.decode("ascii")
             result = LoginResult(False, code, outcome.text, outcome.reason, s.view.upstream or "")
             reply = outcome.line()
-            if self._leg is not None:
-                self._leg = None
-                s.close_upstream()
+            self.drop()
         else:
             text = outcome.status.text.decode("utf-8", "replace")
             result = LoginResult(True, None, text, "", s.view.upstream or "")
@@ -284,18 +311,18 @@ class Entrance:
             nonlocal reply
             if isinstance(verdict, Refuse):
                 broken.append(verdict)
-            elif isinstance(verdict, Answer) and verdict.ok == result.ok:
+            elif verdict.ok != result.ok:
+                raise Lie("Answer: other words are possible, another outcome is not")
+            else:
                 reply = ok(verdict.text) if verdict.ok else err(verdict.text, verdict.code and verdict.code.value)
             return False
 
         def then() -> None:
-            if broken and not isinstance(outcome, Refusal):
-                self._leg = None
-                s.close_upstream()
+            if isinstance(outcome, Refusal):
+                self._turned_away(verb, reply, outcome)
+            elif broken:
                 refusal = Refusal(broken[0].text, broken[0].code, broken[0].reason)
                 self._turned_away(verb, refusal.line(), refusal)
-            elif isinstance(outcome, Refusal):
-                self._turned_away(verb, reply, outcome)
             elif self._leg is None:
                 lost = Failure(Kind.LOST, "lost at the end of the login").refusal()
                 self._turned_away(verb, lost.line(), lost)
@@ -309,8 +336,6 @@ class Entrance:
         s = self.s
         if leg.unasked:
             failure = Failure(Kind.UNASKED, "octets behind the reply to the login")
-            self._leg = None
-            s.close_upstream()
             self._log(failure)
             self._turned_away(verb, failure.refusal().line(), failure.refusal())
             return
@@ -329,6 +354,7 @@ class Entrance:
         code = None if refusal.code is None else refusal.code.value.decode("ascii")
         s.note("info", "login_failed", code=code, reason=refusal.reason, mechanism=self._mechanism)
         s.to_client.append(reply)
+        self.drop()
         s.enter(Phase.AUTHORIZATION)
         self._desk.turned_away()
 
@@ -337,3 +363,8 @@ def _success(entered: LoggedIn) -> bytes:
     """The upstream's own line: it may say how many messages wait."""
     status = entered.status
     return ok(b"[" + status.code + b"] " + status.text if status.code else status.text)
+
+
+def shown(name: str) -> str:
+    """A user name for views and logs: octets that are no UTF-8 as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -47,6 +47,7 @@ class Rule:
 
 
 _UNAVAILABLE = "Mail server not available, try again later"
+_IMPOSSIBLE = "Login is not possible"
 _R = Rule
 RULES: dict[Kind, Rule] = {
     Kind.DNS: _R(True, "error", "upstream_error"),
@@ -85,4 +86,7 @@ class Failure:
 
     def refusal(self) -> Refusal:
         """What a client is told that has not been answered yet (RFC 3206 section 4)."""
+        if self.kind is Kind.CREDENTIALS:
+            # Trying again later will not help: somebody has to change the config.
+            return Refusal(_IMPOSSIBLE, Code.SYS_PERM, self.detail)
         return Refusal(_UNAVAILABLE, Code.SYS_TEMP, self.detail)

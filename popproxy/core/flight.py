@@ -23,7 +23,8 @@ class Pending:
     """A command whose reply is looked at.
 
     ``sent`` went upstream, ``shown`` is what the client sent. ``collect`` gets (ok, status line, content) of a
-    reply that never goes to the client as it is; ``after`` hears whether the reply was ``+OK``.
+    reply that never goes to the client as it is; ``after`` hears whether the reply was ``+OK``. Nothing is sent
+    behind a ``barrier`` before it is answered.
     """
 
     sent: Command
@@ -32,6 +33,12 @@ class Pending:
     after: Callable[[bool], None] | None = None
     quits: bool = False
     uploads: bool = False
+    barrier: bool = False
+
+
+def stops(entry: FlightEntry) -> bool:
+    """Whether nothing may be sent behind ``entry`` before it is answered."""
+    return entry[0] == CAREFUL and bool(entry[3].barrier)
 
 
 def _spellings(name: bytes) -> tuple[bytes, bytes]:

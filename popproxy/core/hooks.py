@@ -1,8 +1,8 @@
 """Calling hooks: in order, with deadlines, and with every way a plugin can fail contained (promise 7).
 
 A sync hook is called inline. An async one suspends whoever called: its awaitable goes out as an effect and the
-rest of the chain runs when the outcome comes back. What a hook returns is checked by type: a plugin that lies has
-failed like one that raised.
+rest of the chain runs when the outcome comes back. What a hook returns is checked: a plugin that lies has failed
+like one that raised.
 """
 
 from __future__ import annotations
@@ -11,31 +11,27 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from popproxy.api.bodies import BodyFilter
 from popproxy.api.plugin import Fail
-from popproxy.api.verdicts import Answer, Edit, Hangup, Hide, Refuse, Replace, Rewrite, Route, Sizes
+from popproxy.api.verdicts import Hangup, Refuse
 from popproxy.core.chain import Entry
 from popproxy.core.effects import Await, Effect, Note, Returned
+from popproxy.core.lies import ALLOWED, Lie, check
 from popproxy.core.meter import SessionMeter
-from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.errors import Code
+from popproxy.wire.replies import err
 
-ALLOWED: dict[str, tuple[type, ...]] = {
-    "on_connect": (Refuse,),
-    "on_capabilities": (Capabilities,),
-    "on_login": (Refuse, Route),
-    "on_login_result": (Answer,),
-    "on_maildrop": (Hide, Sizes),
-    "on_command": (Refuse, Rewrite, Answer, Hangup),
-    "on_reply": (Answer,),
-    "open_body": (BodyFilter,),
-    "on_message": (Edit, Replace, Refuse),
-}
+__all__ = ["ALLOWED", "BROKEN", "BROKEN_LINE", "CONTAINED", "Host", "Lie", "Use", "call", "report"]
+
 BROKEN = Refuse("Internal error, try again later", Code.SYS_TEMP, "a plugin failed")
 """What Fail.CLOSED makes of a failure."""
+BROKEN_LINE = err(BROKEN.text, Code.SYS_TEMP.value)
+"""The reply of BROKEN."""
+
+CONTAINED = (Exception, SystemExit)
+"""What a plugin may raise without ending more than its own say."""
 
 Use = Callable[[Entry, Any], bool]
-"""Takes a verdict that is not None; true ends the chain."""
+"""Takes a verdict that is not None; true ends the chain. Raises Lie for one that cannot stand here."""
 
 
 class Host(Protocol):
@@ -80,7 +76,7 @@ def _step(
         started = host.clock()
         try:
             value = entry.call(*arguments())
-        except Exception as error:
+        except CONTAINED as error:
             if _failed(host, entry, error, use):
                 break
             continue
@@ -107,19 +103,18 @@ def _judge(host: Host, entry: Entry, outcome: Any, started: float, use: Use) -> 
     if outcome.error is not None:
         return _failed(host, entry, outcome.error, use)
     value = outcome.value
-    if value is not None and not isinstance(value, ALLOWED[entry.hook]):
-        if inspect.iscoroutine(value):
-            value.close()
-        allowed = ", ".join(kind.__name__ for kind in ALLOWED[entry.hook])
-        return _failed(host, entry, TypeError(f"returned {type(value).__name__}; allowed: {allowed} or None"), use)
-    verdict = "pass" if value is None else "deny" if isinstance(value, (Refuse, Hangup)) else "modify"
+    ends = False
+    if value is not None:
+        try:
+            check(entry.hook, value)
+            ends = use(entry, value)
+        except Lie as found:
+            if inspect.iscoroutine(value):
+                value.close()
+            return _failed(host, entry, found, use)
+    verdict = "pass" if value is None else "deny" if isinstance(value, Refuse | Hangup) else "modify"
     host.meter.plugin(entry.subscriber.name, entry.hook, verdict, host.clock() - started)
-    if value is None:
-        return False
-    try:
-        return use(entry, value)
-    except (TypeError, ValueError) as error:
-        return _failed(host, entry, error, use)
+    return ends
 
 
 def _failed(host: Host, entry: Entry, error: BaseException, use: Use) -> bool:
@@ -128,9 +123,16 @@ def _failed(host: Host, entry: Entry, error: BaseException, use: Use) -> bool:
 
 
 def report(host: Host, entry: Entry, error: BaseException) -> None:
-    """Count and log a plugin's failure."""
+    """Count and log a plugin's failure. The text of what it raised is the plugin's own responsibility."""
     action = "fail_closed" if entry.subscriber.fail is Fail.CLOSED else "fail_open"
     host.meter.plugin_error(entry.subscriber.name, entry.hook, action)
     fields = {"plugin": entry.subscriber.name, "hook": entry.hook, "action": action, "error": type(error).__name__}
-    text = "the deadline passed" if isinstance(error, TimeoutError) else str(error)
+    text = "the deadline passed" if isinstance(error, TimeoutError) else _text(error)
     host.effects.append(Note("error", "plugin_error", {**fields, "detail": text}))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except CONTAINED:
+        return "its text could not be had"

@@ -1,12 +1,19 @@
 """Every budget of a session, in two frozen values. Octets and seconds.
 
-What one session may hold at most is the sum of ``line`` or ``auth_line`` (client), ``reply`` (upstream line),
-``listing`` (a CAPA or LIST that is rewritten) and the transports' write buffers (net, 64 KiB each way).
+What one session holds at most, beside one chunk in each direction and the transports' write buffers (net's): before
+the login ``auth_line`` (client), ``reply`` and ``listing`` (upstream); after it ``line`` and ``pipeline`` lines
+(client), ``reply`` and ``listing`` (upstream; 16 times that when a plugin looks at the maildrop), ``KEPT`` for each
+body filter that has given nothing on, ``message_memory`` for a spooled message, and BURST.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+BURST = 16384
+"""Octets of its own replies the proxy makes before it waits until the client has room for more."""
+KEPT = 1 << 20
+"""Octets kept for a body filter that has given nothing on, so that Fail.OPEN can still go on without it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from popproxy.api.views import MaildropEntry, MaildropView
 
 
 def parse_listing(body: bytes) -> dict[int, bytes]:
-    """The rest of each ``number rest`` line of a LIST or UIDL; lines of another shape are left out."""
+    """The rest, which may be empty, of each ``number rest`` line of a LIST or UIDL; other lines are left out."""
     rows: dict[int, bytes] = {}
     for line in body.split(b"\r\n"):
         number, _, rest = line.partition(b" ")
-        if number.isdigit() and len(number) <= 10 and rest:
-            rows[int(number)] = rest
+        if number.isdigit() and len(number) <= 10:
+            rows[int(number)] = rest.strip()
     return rows
 
 
@@ -27,7 +27,7 @@ def view_of(listing: bytes, uids: bytes) -> MaildropView:
     for number, rest in parse_listing(listing).items():
         size = rest.split(b" ", 1)[0]
         octets = int(size) if size.isdigit() and len(size) <= 18 else 0
-        entries[number] = MaildropEntry(number, octets, names.get(number))
+        entries[number] = MaildropEntry(number, octets, names.get(number) or None)
     return MaildropView(entries)
 
 

@@ -6,15 +6,15 @@ message never stands in memory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from popproxy.api.header import Header, header_end
-from popproxy.api.plugin import Fail
 from popproxy.api.verdicts import Edit, Refuse, Replace
-from popproxy.core import hooks
 from popproxy.core.body import Filtered
 from popproxy.core.chain import Entry
+from popproxy.core.lies import Lie
 from popproxy.core.limits import Limits
 from popproxy.core.spool import Spool
 from popproxy.wire.commands import Command
@@ -25,7 +25,10 @@ HEADER_LIMIT = 256 << 10
 
 
 class Spooled:
-    """A sink that keeps the message until on_message has judged it. ``overflowed`` when it is too large for that."""
+    """A sink that keeps the message until on_message has judged it. ``overflowed`` when it is too large for that.
+
+    Raises OSError when the spool does. ``untouched`` stays true: nothing goes out while it is the sink.
+    """
 
     def __init__(self, head: bytes, filtered: Filtered | None, spool: Spool, limits: Limits, command: Command) -> None:
         self.untouched = True
@@ -57,10 +60,6 @@ class Spooled:
         """Nothing: on_message comes first."""
         return b""
 
-    def close(self) -> None:
-        """Give the spool back."""
-        self.spool.close()
-
     def use(self, entry: Entry, verdict: Any) -> bool:
         """A verdict of on_message. Edits add up; a replacement or a refusal ends the chain."""
         if isinstance(verdict, Edit):
@@ -75,14 +74,10 @@ class Spooled:
             self._refused = verdict
         return True
 
-    def too_large(self, entries: tuple[Entry, ...], host: hooks.Host) -> bool:
-        """Whether a plugin that must see every message is closed; each of them is told in the log."""
-        error = OverflowError(f"a message of more than {self._limit} octets cannot be spooled")
-        closed = False
-        for entry in entries:
-            hooks.report(host, entry, error)
-            closed = closed or entry.subscriber.fail is Fail.CLOSED
-        return closed
+    @property
+    def begun(self) -> bool:
+        """Whether something of the reply was given out."""
+        return self._made is not None and self._made.begun
 
     def continued(self) -> Continued:
         """The sink for what is still to come of a message that passes unseen."""
@@ -96,12 +91,10 @@ class Spooled:
             piece = outlet.feed_plain(chunk)
             if piece:
                 yield piece
-        self.spool.close()
 
     def decided(self) -> Iterator[bytes]:
         """The reply as judged, terminator included."""
         if self._refused is not None:
-            self.spool.close()
             yield err(self._refused.text, None if self._refused.code is None else self._refused.code.value)
             return
         outlet = self._outlet()
@@ -110,7 +103,6 @@ class Spooled:
             if piece:
                 yield piece
         yield outlet.finish()
-        self.spool.close()
 
     def _content(self) -> Iterator[bytes]:
         if self._replaced is not None:
@@ -130,24 +122,31 @@ class Outlet:
     """Plain octets in, the reply as it travels out: through the streaming filters, if any."""
 
     def __init__(self, head: bytes, filtered: Filtered | None) -> None:
+        self.begun = False
+        """Whether it has given anything."""
         self._head = head
         self._filtered = filtered
         self._stuff = Stuffer()
-        self._plain = Stuffer()
 
     def feed_plain(self, chunk: bytes) -> bytes:
         """More of the message. A filter that fails raises FilterFailed."""
-        if self._filtered is not None:
-            return self._filtered.feed(self._plain.feed(chunk))
-        head, self._head = self._head, b""
-        return head + self._stuff.feed(chunk)
+        return self._out(self._stuff.feed(chunk))
 
     def finish(self) -> bytes:
         """The end of the reply."""
         if self._filtered is not None:
+            # Filtered ends the reply itself; a message without a last CRLF gets one there.
             return self._filtered.finish()
-        head, self._head = self._head, b""
-        return head + self._stuff.finish()
+        return self._out(self._stuff.finish())
+
+    def _out(self, data: bytes) -> bytes:
+        if self._filtered is not None:
+            out = self._filtered.feed(data)
+        else:
+            out = self._head + data
+            self._head = b""
+        self.begun = self.begun or bool(out)
+        return out
 
 
 class Continued:
@@ -190,10 +189,10 @@ class SpooledView:
         return self._beginning()[0]
 
     def cut_header(self) -> tuple[int, bytes]:
-        """Size and octets of the header block. Raises ValueError when it is too large to be edited."""
+        """Size and octets of the header block. Raises Lie when it is too large to be edited."""
         header, whole = self._beginning()
         if not whole:
-            raise ValueError(f"a header of more than {HEADER_LIMIT} octets cannot be edited")
+            raise Lie(f"a header of more than {HEADER_LIMIT} octets cannot be edited")
         return len(header), header
 
     def _beginning(self) -> tuple[bytes, bool]:
@@ -214,10 +213,13 @@ class SpooledView:
 
 
 def edited(header: bytes, edit: Edit) -> bytes:
-    """``header`` with ``edit`` made. Raises ValueError or TypeError for what is no header field."""
+    """``header`` with ``edit`` made. Raises Lie for what is no header field."""
     fields = Header(header)
-    for name in edit.remove:
-        fields.remove(name)
-    for name, value in reversed(edit.add):
-        fields.add(name, value)
+    try:
+        for name in edit.remove:
+            fields.remove(name)
+        for name, value in reversed(edit.add):
+            fields.add(name, value)
+    except (TypeError, ValueError, re.error) as error:
+        raise Lie(f"Edit: {error}") from error
     return bytes(fields)

@@ -1,7 +1,8 @@
 """Commands that name messages, when a plugin hides some or announces other sizes.
 
 STAT, LIST and UIDL are answered here, at the moment their turn comes; RETR, TOP and DELE go upstream with the
-upstream's number. The view is made before the first such command and holds for the whole session.
+upstream's number. The view is made before the first such command and holds for the whole session, or until another
+maildrop is selected (XTND).
 """
 
 from __future__ import annotations
@@ -9,22 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.verdicts import Hide, Sizes
+from popproxy.api.verdicts import Hide, Refuse, Sizes
 from popproxy.core import hooks
 from popproxy.core.chain import Entry
 from popproxy.core.flight import careful_entry
 from popproxy.core.maildrop import NO_MESSAGE, Maildrop, view_of
-from popproxy.core.meter import DENIED, OK
+from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.wire.commands import VERBS, Command
+from popproxy.wire.replies import err
 
 if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
 
-_NUMBERS = frozenset({b"STAT", b"LIST", b"UIDL", b"RETR", b"TOP", b"DELE", b"LAST", b"RSET"})
+_OWN = frozenset({b"STAT", b"LIST", b"UIDL"})
+_CLOSED = frozenset({b"LAST", b"XTND XLST"})
+_SELECT = frozenset({b"XTND ARCHIVE", b"XTND BBOARDS", b"XTND X-BBOARDS"})
 
 
 class Numbering:
     """The maildrop view of one session; exists only when a plugin subscribes to on_maildrop."""
+
+    __slots__ = ("_drop", "t")
 
     def __init__(self, transaction: Transaction) -> None:
         self.t = transaction
@@ -32,77 +38,111 @@ class Numbering:
 
     def concerns(self, command: Command) -> bool:
         """Whether ``command`` depends on the view."""
-        return command.verb.name in _NUMBERS
+        name = command.verb.name
+        if name in _SELECT:
+            return not command.multiline
+        return command.verb.numbers or name in _OWN or name in _CLOSED or name == b"RSET"
 
     def take(self, command: Command, shown: Command, now: float) -> None:
         """Answer ``command`` or send it on, as soon as the view is there."""
-        if self._drop is None:
-            self._load(lambda drop: self._through(drop, command, shown, now))
+        t, name = self.t, command.verb.name
+        if name in _CLOSED:
+            # They tell the upstream's numbers, which mean nothing to this client.
+            t.s.count(command.verb.index, DENIED)
+            t.local(err(f"{command.name} is not served in this session", b"SYS/PERM"))
+        elif name in _SELECT:
+            t.send(command, shown, now, self._selected, barrier=True)
+        elif name == b"RSET":
+            t.send(command, shown, now, self._reset)
+        elif self._drop is None:
+            self._load(command, shown, now)
         else:
             self._through(self._drop, command, shown, now)
 
+    def _selected(self, good: bool) -> None:
+        """Another maildrop is open: every number means another message (RFC 1082)."""
+        if good:
+            self._drop = None
+
+    def _reset(self, good: bool) -> None:
+        if good and self._drop is not None:
+            self._drop.reset()
+
     def _through(self, drop: Maildrop, command: Command, shown: Command, now: float) -> None:
-        t = self.t
-        name = command.verb.name
-        number = command.message
-        local: dict[bytes, Callable[[], bytes]] = {
+        t, verb, number = self.t, command.verb, command.message
+        own: dict[bytes, Callable[[], bytes]] = {
             b"STAT": drop.stat,
             b"LIST": lambda: drop.list(number),
             b"UIDL": lambda: drop.uidl(number),
-            b"LAST": lambda: b"-ERR LAST is not available\r\n",
         }
-        if name in local:
-            t.s.count(command.verb.index, OK)
-            t.local(local[name])
-            return
-        if name == b"RSET":
-            t.send(command, shown, now, lambda good: drop.reset() if good else None)
+        make = own.get(verb.name)
+        if make is not None:
+            t.local(lambda: self._counted(verb.index, make()))
             return
         theirs = drop.number(number or 0)
         if theirs is None:
-            t.s.count(command.verb.index, DENIED)
-            t.local(NO_MESSAGE)
+            t.local(lambda: self._counted(verb.index, NO_MESSAGE))
             return
         words = (b"%d" % theirs, *command.arguments[1:])
-        marks = (lambda good: drop.mark(theirs) if good else None) if name == b"DELE" else None
-        t.send(Command(command.verb, b" ".join(words)), shown, now, marks)
+        marks = (lambda good: drop.mark(theirs) if good else None) if verb.name == b"DELE" else None
+        t.send(Command(verb, b" ".join(words)), shown, now, marks)
 
-    def _load(self, then: Callable[[Maildrop], None]) -> None:
+    def _counted(self, verb: int, reply: bytes) -> bytes:
+        self.t.s.count(verb, OK if reply.startswith(b"+") else ERR)
+        return reply
+
+    def _load(self, command: Command, shown: Command, now: float) -> None:
         """LIST and UIDL upstream, then on_maildrop; the client's further commands wait."""
         t = self.t
         s = t.s
         found: list[bytes] = []
 
         def ask(verb: bytes) -> None:
-            command = Command(VERBS[verb])
-            t.queue(command.line, careful_entry(command, command, s.clock(), listed))
+            asked = Command(VERBS[verb])
+            t.queue(asked.line, careful_entry(asked, asked, s.clock(), listed))
 
         def listed(good: bool, line: bytes, body: bytes) -> None:
+            if not found and not good:
+                # Without its LIST nobody knows what may be shown: the client hears what the upstream said.
+                t.resume()
+                t.local(lambda: self._counted(command.verb.index, line))
+                return
             found.append(body if good else b"")
             if len(found) < 2:
                 ask(b"UIDL")
-                return
-            view = view_of(found[0], found[1])
-            drop = Maildrop(view)
-
-            def use(entry: Entry, verdict: Any) -> bool:
-                if isinstance(verdict, Hide):
-                    drop.hide(verdict.messages)
-                elif isinstance(verdict, Sizes):
-                    for number, octets in verdict.octets.items():
-                        drop.resize(number, octets)
-                else:
-                    # A closed plugin failed: nothing may be shown that it might have hidden.
-                    drop.hide(frozenset(view.entries))
-                return False
-
-            def done() -> None:
-                self._drop = drop
-                t.resume()
-                then(drop)
-                t.moved(s.clock())
-
-            hooks.call(s, t.chain["on_maildrop"], lambda: (s.view, view), use, done)
+            else:
+                self._judge(found[0], found[1], command, shown, now)
 
         t.busy = True
         ask(b"LIST")
+
+    def _judge(self, listing: bytes, uids: bytes, command: Command, shown: Command, now: float) -> None:
+        """on_maildrop, then the command that waits for the view."""
+        t = self.t
+        s = t.s
+        view = view_of(listing, uids)
+        drop = Maildrop(view)
+        broken: list[Refuse] = []
+
+        def use(entry: Entry, verdict: Any) -> bool:
+            if isinstance(verdict, Hide):
+                drop.hide(verdict.messages)
+            elif isinstance(verdict, Sizes):
+                for number, octets in verdict.octets.items():
+                    drop.resize(number, octets)
+            else:
+                broken.append(verdict)
+            return bool(broken)
+
+        def then() -> None:
+            t.resume()
+            if broken:
+                # Nothing may be shown that the plugin might have hidden; the next command tries again.
+                t.local(lambda: self._counted(command.verb.index, hooks.BROKEN_LINE))
+            else:
+                self._drop = drop
+                self._through(drop, command, shown, now)
+            if not t.answers.reading:
+                t.moved(s.clock())
+
+        hooks.call(s, t.chain["on_maildrop"], lambda: (s.view, view), use, then)

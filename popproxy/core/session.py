@@ -1,11 +1,11 @@
 """The session: a pure machine between one client and one upstream (RFC 1939 section 3).
 
-The contract with the pump: call ``client_data``, ``client_eof``, ``client_gone``, ``upstream_data``,
-``upstream_gone``, ``client_blocked``, ``done`` and ``tick`` as things happen; after each call drain ``to_client``,
-``to_upstream`` and ``effects``, obey ``want_client`` and ``want_upstream`` (whether octets are welcome now), call
-``tick`` when ``deadline`` has passed and, while ``pulling``, ``drained`` whenever the client's write buffer has
-room. Nothing a peer sends makes it raise; what comes out does not depend on how the input was cut. It never puts
-QUIT on the wire that the client did not send, and never invents an end of message.
+The contract with the pump: call ``start`` once, then ``client_data``, ``client_eof``, ``client_gone``,
+``upstream_data``, ``upstream_gone``, ``client_blocked``, ``done`` and ``tick`` as things happen; after each call drain
+``to_client``, ``to_upstream`` and ``effects`` (in this order), obey ``want_client`` and ``want_upstream`` (whether
+octets are welcome now), call ``tick`` when ``deadline`` has passed and, while ``pulling``, ``drained`` whenever the
+client's write buffer has room. Nothing a peer sends makes it raise; what comes out does not depend on how the input
+was cut. It never puts QUIT on the wire that the client did not send, and never invents an end of message.
 
 Two stages share the work: Authorization until the login, Transaction after it.
 """
@@ -22,7 +22,7 @@ from popproxy.core.authorization import Authorization
 from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Note, Outcome
 from popproxy.core.failures import Failure
 from popproxy.core.login import Knowledge
-from popproxy.core.meter import OUTCOMES, SessionMeter
+from popproxy.core.meter import DENIED, OUTCOMES, SessionMeter
 from popproxy.core.phases import TRANSITIONS, Phase
 from popproxy.core.plan import SessionPlan
 from popproxy.core.spool import Spool
@@ -55,11 +55,11 @@ class Stage(Protocol):
         ...
 
     def drained(self) -> None:
-        """The client's write buffer has room again."""
+        """The client's write buffer has room: go on."""
         ...
 
-    def stalled(self, blocked: bool) -> None:
-        """The client's write buffer is full, or has room again."""
+    def stalled(self) -> None:
+        """The client's write buffer has become full, or has room again."""
         ...
 
     def close(self) -> None:
@@ -75,10 +75,13 @@ class Session:
         "_next_id",
         "_stage",
         "bad_commands",
+        "blocked",
         "clock",
         "deadline",
+        "deaf",
         "detail",
         "effects",
+        "half_closed",
         "knowledge",
         "leaving",
         "meter",
@@ -89,6 +92,7 @@ class Session:
         "pulling",
         "reason",
         "retrieved",
+        "secure",
         "spool",
         "started",
         "state_at_end",
@@ -96,6 +100,7 @@ class Session:
         "to_client",
         "to_upstream",
         "upstream_open",
+        "user",
         "view",
         "want_client",
         "want_upstream",
@@ -134,7 +139,13 @@ class Session:
         self.retrieved = 0
         self.bad_commands = 0
         self.upstream_open = False
+        # A plugin may write into the view, so nothing is decided by it (promise 7).
+        self.secure = view.tls is not None
+        self.user: str | None = None
+        self.blocked = False
+        self.half_closed = False
         self.leaving = False
+        self.deaf = False
         self._next_id = 0
         self._asked: dict[int, Callable[[Any], None]] = {}
         self._stage: Stage = Authorization(self)
@@ -157,7 +168,8 @@ class Session:
 
     def client_eof(self) -> None:
         """The client will send no more. What it is owed is still sent."""
-        self.leave("client_eof")
+        self.half_closed = True
+        self.leave("client_eof", deaf=False)
         self._settle()
 
     def client_gone(self, reason: str = "client_reset") -> None:
@@ -166,7 +178,7 @@ class Session:
 
     def upstream_data(self, data: bytes) -> None:
         """Octets from upstream, after TLS."""
-        if self.phase is not Phase.CLOSED:
+        if self.upstream_open and self.phase is not Phase.CLOSED:
             self._stage.upstream(data)
             if self.leaving:
                 self._settle()
@@ -176,33 +188,36 @@ class Session:
         if self.upstream_open and self.phase is not Phase.CLOSED:
             self.upstream_open = False
             self._stage.upstream_gone(failure)
-            if self.leaving:
-                self._settle()
+            self._settle()
 
     def done(self, id: int, outcome: Outcome) -> None:
         """The outcome of an effect. Outcomes that come after the end are dropped."""
         answer = self._asked.pop(id, None)
         if answer is not None and self.phase is not Phase.CLOSED:
             answer(outcome)
-            if self.leaving:
-                self._settle()
+            self._settle()
 
     def tick(self) -> None:
         """Look at the clock."""
         if self.clock() >= self.deadline and self.phase is not Phase.CLOSED:
             self._stage.expired()
+            self._settle()
 
     def drained(self) -> None:
-        """The client's write buffer has room: go on with a spooled message."""
+        """The client's write buffer has room: go on with what waited for that."""
         if self.phase is not Phase.CLOSED:
+            self.pulling = False
             self._stage.drained()
-            if self.leaving:
-                self._settle()
+            self._settle()
 
     def client_blocked(self, blocked: bool) -> None:
-        """The client takes less than comes for it, or takes it again: its idle time counts, not the upstream's."""
+        """The client takes less than comes for it, or takes it again: its idle time counts, not the upstream's.
+
+        Who takes nothing is not heard either: its further commands wait."""
+        self.blocked = blocked
         if self.phase is not Phase.CLOSED:
-            self._stage.stalled(blocked)
+            self._stage.stalled()
+            self._settle()
 
     def stop(self) -> None:
         """The worker shuts down: an idle session ends without a word, a streaming one behind its reply."""
@@ -210,7 +225,9 @@ class Session:
         self._settle()
 
     def summary(self) -> SessionSummary:
-        """Final totals; on_close hooks are called. Call it once, when both connections are gone."""
+        """Final totals; on_close hooks are called. Call it once, when both connections are gone.
+
+        It may leave a Note in ``effects`` for each hook that failed."""
         counts: dict[str, int] = {}
         deleted = 0
         for index, count in self.tally.items():
@@ -229,10 +246,10 @@ class Session:
             self.octets_in,
             self.octets_out,
         )
-        for entry in self.plan.chain.select(self.view, self.view.user)["on_close"]:
+        for entry in self.plan.chain.select(self.view, self.user)["on_close"]:
             try:
                 entry.call(self.view, summary)
-            except Exception as error:
+            except hooks.CONTAINED as error:
                 hooks.report(self, entry, error)
         return summary
 
@@ -264,7 +281,7 @@ class Session:
 
     def count(self, verb: int, outcome: int, times: int = 1) -> None:
         """``times`` commands of this verb were answered."""
-        index = verb * 6 + outcome
+        index = verb * len(OUTCOMES) + outcome
         self.meter.commands[index] += times
         self.tally[index] = self.tally.get(index, 0) + times
 
@@ -276,7 +293,7 @@ class Session:
             self.bad_commands += 1
             if self.bad_commands >= self.plan.limits.bad_commands:
                 self.leave("protocol_error", "too many bad commands")
-        code = Code.SYS_PERM if outcome == 2 else None
+        code = Code.SYS_PERM if outcome == DENIED else None
         return Refusal(text, code).line()
 
     def close_upstream(self) -> None:
@@ -284,8 +301,11 @@ class Session:
         self.upstream_open = False
         self.effects.append(CloseUpstream())
 
-    def leave(self, reason: str, detail: str = "") -> None:
-        """End the session as soon as the client is owed nothing more. The first reason counts."""
+    def leave(self, reason: str, detail: str = "", *, deaf: bool = True) -> None:
+        """End the session as soon as the client is owed nothing more. The first reason counts.
+
+        ``deaf``: what the client has sent and is not yet on its way counts no more."""
+        self.deaf = self.deaf or deaf
         if not self.leaving:
             self.leaving = True
             self.reason = reason
@@ -298,9 +318,11 @@ class Session:
         self.reason = self.reason or reason
         self.detail = self.detail or detail
         self.state_at_end = self.phase.value
+        self.deaf = True
         self.enter(Phase.CLOSED)
         self._stage.close()
         self.pulling = False
+        self.want_client = self.want_upstream = True
         self.deadline = inf
         self._asked.clear()
         self.effects.append(CloseUpstream())
@@ -308,5 +330,5 @@ class Session:
         self.upstream_open = False
 
     def _settle(self) -> None:
-        if self.phase is not Phase.CLOSED and not self._stage.owes():
+        if self.leaving and self.phase is not Phase.CLOSED and not self._stage.owes():
             self.end(self.reason)

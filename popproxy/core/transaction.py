@@ -2,7 +2,8 @@
 
 Common lines pass as they are: a table look-up each, and one ``bytes`` object for a whole run of them. Whatever
 else comes (hooks, CAPA, QUIT, odd spelling, an upstream without PIPELINING) takes the careful road, in order.
-Replies come back in core/answers.py.
+Replies come back in core/answers.py. Nothing is sent while octets from upstream are still being looked at: a reply
+that nobody asked for must never meet a command that was sent behind it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from popproxy.api.verdicts import Answer, Hangup, Refuse, Rewrite
-from popproxy.core import hooks
 from popproxy.core.answers import Answers
-from popproxy.core.careful import answered
-from popproxy.core.chain import Chain, Entry
+from popproxy.core.chain import Chain
 from popproxy.core.failures import Failure
 from popproxy.core.flight import (
     CAREFUL,
@@ -28,31 +26,33 @@ from popproxy.core.flight import (
     FlightEntry,
     Pending,
     careful_entry,
+    stops,
 )
-from popproxy.core.meter import DENIED, MALFORMED, OK
+from popproxy.core.meter import DENIED, MALFORMED
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
-from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Framing, Where, content, one_command, parse
+from popproxy.core.screen import screen
+from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Framing, Where, content, parse
 from popproxy.wire.framer import BodyScanner
 from popproxy.wire.replies import err
 
 if TYPE_CHECKING:
     from popproxy.core.session import Session
 
+
 class Transaction:
     """See the head of this file.
 
-    ``flight`` holds what is sent and not answered, ``backlog`` what must wait for it; ``busy`` while an async hook
-    or the maildrop's listing is awaited; ``deaf`` when no further command counts (behind QUIT).
+    ``flight`` holds what is sent and not answered, ``backlog`` what must wait for it, ``rest`` octets of the client
+    that nobody has looked at; ``busy`` while an async hook or the maildrop's listing is awaited; ``upload`` while
+    the client sends a message (XTND XMIT).
     """
 
     __slots__ = (
         "answers",
         "backlog",
-        "blocked",
         "busy",
         "chain",
-        "deaf",
         "flight",
         "limit",
         "numbering",
@@ -67,7 +67,7 @@ class Transaction:
     def __init__(self, session: Session, pipelining: bool) -> None:
         plan = session.plan
         self.s = session
-        self.chain: Chain = plan.chain.select(session.view, session.view.user)
+        self.chain: Chain = plan.chain.select(session.view, session.user)
         self.pipelining = pipelining and plan.pipelining
         self.flight: deque[FlightEntry] = deque()
         self.backlog: deque[tuple[bytes, FlightEntry]] = deque()
@@ -75,8 +75,6 @@ class Transaction:
         self.patience = plan.timeouts.command
         self.rest = b""
         self.busy = False
-        self.deaf = False
-        self.blocked = False
         self.upload: BodyScanner | None = None
         watched = ("on_command", "on_reply", "open_body", "on_message", "on_maildrop")
         self.plain = not any(self.chain[hook] for hook in watched)
@@ -87,25 +85,19 @@ class Transaction:
 
     def begin(self, rest: bytes) -> None:
         """The login was answered; ``rest`` is what the client sent behind it."""
-        self.s.want_client = True
-        self.s.deadline = self.s.clock() + self.s.plan.timeouts.idle
+        self.s.want_client = self.s.want_upstream = True
+        self.clocked(self.s.clock())
         if rest:
             self.client(rest)
 
     def client(self, data: bytes) -> None:
         """Octets from the client."""
-        if self.deaf:
-            return
         if self.upload is not None:
             self._uploading(self.upload, data)
-            return
-        if self.rest:
-            data = self.rest + data
-            self.rest = b""
-        if self.busy:
-            self.rest = data
-            self.s.want_client = len(data) < self.s.plan.limits.auth_line
-        else:
+        elif not self.s.deaf:
+            if self.rest:
+                data = self.rest + data
+                self.rest = b""
             self._commands(data)
 
     def upstream(self, data: bytes) -> None:
@@ -118,7 +110,7 @@ class Transaction:
 
     def expired(self) -> None:
         """The deadline passed: who was to move?"""
-        if self.blocked:
+        if self.s.blocked or self.answers.pouring:
             self.s.end("client_stalled", "the client took nothing in time")
         elif self.flight:
             self.answers.too_late()
@@ -127,75 +119,104 @@ class Transaction:
 
     def owes(self) -> bool:
         """Whether the client still has a reply to come."""
-        return bool(self.flight) or bool(self.backlog) or self.busy or self.answers.waiting
+        if self.flight or self.backlog or self.busy or self.answers.waiting:
+            return True
+        if self.s.half_closed or self.upload is None:
+            return not self.s.deaf and b"\n" in self.rest
+        return True
 
     def drained(self) -> None:
-        """The client's write buffer has room again."""
-        self.answers.careful.pour()
+        """The client has room: go on with what waited for it."""
+        self.answers.drained()
 
-    def stalled(self, blocked: bool) -> None:
-        """Whose time counts: the client's while its buffer is full, else that of whoever is to move."""
-        self.blocked = blocked
-        times = self.s.plan.timeouts
-        waits = times.idle if blocked or not self.flight else self.patience
-        self.s.deadline = self.s.clock() + waits
+    def stalled(self) -> None:
+        """Who takes nothing is not heard; who takes again is."""
+        self.moved(self.s.clock())
 
     def close(self) -> None:
-        """Give a spool back."""
+        """Give back what is held; nothing goes upstream any more."""
+        self.rest = b""
+        self.backlog.clear()
         self.answers.close()
 
-    # The road upstream
+    # The clock
 
-    def moved(self, now: float) -> None:
-        """Replies went out: send what waited for them, read on when there is room, watch the right clock."""
+    def clocked(self, now: float) -> None:
+        """Give whoever is to move now its time."""
         s = self.s
-        while self.backlog:
-            if self.flight and (not self.pipelining or self._barrier()):
-                break
-            self._dispatch(*self.backlog.popleft())
-        if self.rest and not self.busy and self.upload is None and not self.deaf:
-            rest, self.rest = self.rest, b""
-            self._commands(rest)
-        if self.deaf:
-            self.answers.quit_due()
-        elif not (self.owes() or self.blocked or self.upload or s.phase is Phase.CLOSED):
-            s.deadline = now + s.plan.timeouts.idle
+        if s.phase is Phase.CLOSED:
+            return
+        times = s.plan.timeouts
+        if s.blocked or self.answers.pouring:
+            s.deadline = now + times.idle
+        elif self.answers.careful.waiting:
+            s.deadline = inf
+        elif self.flight:
+            s.deadline = now + self.patience
+        else:
+            s.deadline = inf if self.busy else now + times.idle
 
-    def _barrier(self) -> bool:
-        """Whether the last command in flight must be answered before anything else is sent."""
-        entry = self.flight[-1]
-        return entry[0] == CAREFUL and (entry[3].uploads or entry[3].quits)
+    def suspend(self) -> None:
+        """An outcome is awaited: the client's further lines wait."""
+        self.busy = True
+        if not self.flight:
+            self.clocked(self.s.clock())
+
+    def resume(self) -> None:
+        """The outcome is there. Whoever calls this calls moved() when it has been made use of."""
+        self.busy = False
+
+    # The client's lines
+
+    def _held(self) -> bool:
+        """Whether no line of the client may be looked at now."""
+        s = self.s
+        return (
+            self.busy
+            or s.deaf
+            or s.blocked
+            or self.upload is not None
+            or self.answers.pouring
+            or (bool(self.flight) and stops(self.flight[-1]))
+            or (bool(self.backlog) and stops(self.backlog[-1][1]))
+        )
 
     def _commands(self, data: bytes) -> None:
+        """Take as many lines as may be taken now; keep what is left."""
         s = self.s
-        flight = self.flight
-        room = self.limit - len(flight) - len(self.backlog)
-        if room <= 0:
-            self.rest = data
-            s.want_client = False
-            return
-        lines = data.split(b"\n", room)
-        rest = lines.pop()
-        if lines:
-            now = s.clock()
-            waiting = len(flight)
-            if not flight and not self.blocked:
-                s.deadline = now + self.patience
-            rest = self._lines(data, lines, rest, now)
-            if waiting or len(flight) > 1:
-                s.meter.pipelined[0] += max(0, len(flight) - (waiting or 1))
-        if rest:
-            self._keep(rest)
-        else:
-            s.want_client = True
+        waiting = len(self.flight) + len(self.backlog)
+        now = s.clock()
+        taken = False
+        self.answers.said = 0
+        held = self._held()
+        while data and not held:
+            room = self.limit - len(self.flight) - len(self.backlog)
+            lines = data.split(b"\n", room) if room > 0 else [data]
+            lines.pop()
+            if not lines:
+                break
+            taken = True
+            place = self._lines(data, lines, now)
+            data = data[place:] if place < len(data) else b""
+            held = self._held()
+        if taken:
+            due = len(self.flight) + len(self.backlog)
+            if due > 1 or waiting:
+                s.meter.pipelined[0] += max(0, due - (waiting or 1))
+            if not waiting:
+                self.clocked(now)
+        self._keep(data, held)
 
-    def _keep(self, rest: bytes) -> None:
+    def _keep(self, data: bytes, held: bool) -> None:
         """What is left: an unfinished line, or lines that have to wait."""
         s = self.s
-        self.rest = rest
-        waits = self._stopped() or len(self.flight) + len(self.backlog) >= self.limit
-        s.want_client = not waits
-        if not waits and not self.deaf and b"\n" not in rest and len(rest) > s.plan.limits.line:
+        if s.deaf:
+            # Behind QUIT, or an end: it is read, so that the client's end is seen, and counts no more.
+            s.want_client = True
+            return
+        self.rest = data
+        s.want_client = not held and len(self.flight) + len(self.backlog) < self.limit
+        if s.want_client and len(data) > s.plan.limits.line:
             self.rest = b""
             self._overlong()
 
@@ -203,19 +224,17 @@ class Transaction:
         """A line is too long, whether its end has come or not: answered in its turn, and the last one."""
         s = self.s
         s.meter.violation("client", "overlong")
-        self.deaf = True
-        self.local(err(f"Line longer than {s.plan.limits.line} octets"))
         s.leave("protocol_error", "overlong line")
+        self.local(err(f"Line longer than {s.plan.limits.line} octets"))
 
-    def _lines(self, data: bytes, lines: list[bytes], rest: bytes, now: float) -> bytes:
-        """Send ``lines``, which are the beginning of ``data``; returns what has to wait, ``rest`` included."""
+    def _lines(self, data: bytes, lines: list[bytes], now: float) -> int:
+        """Send ``lines``, which are the beginning of ``data``; the offset of the first that has to wait."""
         s = self.s
         flight = self.flight
         start = place = 0
+        fast = self._fast()
         for line in lines:
-            behind = place + len(line) + 1
-            # Decided anew for every line: a careful one may raise a barrier.
-            if self.plain and not self.backlog and (self.pipelining or not flight) and not self._stopped():
+            if fast:
                 known = WHOLE_LINES.get(line)
                 if known is None:
                     name, _, argument = line.partition(b" ")
@@ -224,22 +243,26 @@ class Transaction:
                         known = None
                 if known is not None:
                     flight.append((known[0], known[1], now, None))
-                    place = behind
+                    place += len(line) + 1
+                    fast = self.pipelining
                     continue
             if start < place:
                 s.to_upstream.append(data[start:place])
-            if self._stopped():
-                return data[place:] if not self.deaf else b""
-            start = place = behind
+                start = place
+            if self._held():
+                return place
+            start = place = place + len(line) + 1
             self._line(line + b"\n", now)
+            fast = self._fast()
         if start == 0 and place == len(data):
             s.to_upstream.append(data)
         elif start < place:
             s.to_upstream.append(data[start:place])
-        return b"" if self.deaf else rest
+        return place
 
-    def _stopped(self) -> bool:
-        return self.busy or self.deaf or self.upload is not None or bool(self.flight and self._barrier())
+    def _fast(self) -> bool:
+        """Whether a common line may pass as it is. Decided anew behind every line that did not."""
+        return self.plain and not self.backlog and (self.pipelining or not self.flight) and not self._held()
 
     def _line(self, line: bytes, now: float) -> None:
         """One line on the careful road."""
@@ -250,152 +273,117 @@ class Transaction:
         try:
             command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
-            verb = bad.verb.index if bad.verb is not None else OTHER
-            self.local(s.bad_command(verb, MALFORMED, bad.kind, str(bad)))
+            index = bad.verb.index if bad.verb is not None else OTHER
+            self.local(s.bad_command(index, MALFORMED, bad.kind, str(bad)))
             return
-        verb_ = command.verb
-        if verb_.fenced and verb_.name not in s.plan.opened:
-            self.local(s.bad_command(verb_.index, DENIED, "", f"{command.name} is not served here"))
-        elif Where.TRANSACTION not in verb_.where:
+        verb = command.verb
+        if verb.fenced and verb.name not in s.plan.opened:
+            self.local(s.bad_command(verb.index, DENIED, "", f"{command.name} is not served here"))
+        elif Where.TRANSACTION not in verb.where:
             # STLS, USER, PASS and AUTH behind a login are refused here, never relayed.
-            self.local(s.bad_command(verb_.index, MALFORMED, "phase", f"{command.name} is not valid now"))
+            self.local(s.bad_command(verb.index, MALFORMED, "phase", f"{command.name} is not valid now"))
+        elif self.chain["on_command"]:
+            screen(self, command, now)
         else:
-            self._hooked(command, now)
+            self.mapped(command, command, now)
 
-    def _hooked(self, command: Command, now: float) -> None:
-        entries = self.chain["on_command"]
-        if not entries:
-            self._mapped(command, command, now)
-            return
-        s = self.s
-        current = [command]
-        stopped: list[Any] = []
+    # The road upstream
 
-        def use(entry: Entry, verdict: Any) -> bool:
-            if isinstance(verdict, Rewrite):
-                wanted = verdict.command
-                # Promise 1: a plugin cannot make a QUIT, not even inside an argument; and what the client awaits
-                # must keep its framing.
-                if wanted.multiline != command.multiline or b"QUIT" in (wanted.verb.name, command.verb.name):
-                    raise ValueError(f"may not rewrite {command.name} to {wanted.name}")
-                if Where.TRANSACTION not in wanted.verb.where or not one_command(wanted, s.plan.verbs):
-                    raise ValueError(f"{wanted!r} is no command of the TRANSACTION state")
-                current[0] = wanted
-                return False
-            if command.verb.name == b"QUIT" and not isinstance(verdict, Hangup):
-                return False
-            stopped.append(verdict)
-            return True
-
-        def then() -> None:
-            suspended = self.busy
-            if suspended:
-                self.resume()
-            if stopped:
-                self._stopped_by(stopped[0], command)
-            else:
-                self._mapped(current[0], command, now)
-            if suspended:
-                self.moved(s.clock())
-
-        if not hooks.call(s, entries, lambda: (s.view, current[0]), use, then):
-            self.suspend()
-
-    def _stopped_by(self, verdict: Any, command: Command) -> None:
-        s = self.s
-        verb = command.verb.index
-        if isinstance(verdict, Hangup):
-            s.count(verb, DENIED)
-            s.end("policy", verdict.reason or "hung up by a plugin")
-        elif isinstance(verdict, Refuse):
-            s.count(verb, DENIED)
-            self.local(err(verdict.text, None if verdict.code is None else verdict.code.value))
-        elif isinstance(verdict, Answer):
-            s.count(verb, OK if verdict.ok else DENIED)
-            self.local(answered(verdict, command.multiline))
-
-    def suspend(self) -> None:
-        """An outcome is awaited: the client's further lines wait."""
-        self.busy = True
-        self.s.deadline = inf
-
-    def resume(self) -> None:
-        """The outcome is there."""
-        self.busy = False
-        self.s.want_client = True
-        self.s.deadline = self.s.clock() + (self.patience if self.flight else self.s.plan.timeouts.idle)
-
-    def _mapped(self, command: Command, shown: Command, now: float) -> None:
-        """Message numbers through the maildrop view, when a plugin asked for one."""
+    def mapped(self, command: Command, shown: Command, now: float) -> None:
+        """``command`` goes on, its message numbers through the maildrop view when a plugin asked for one."""
         if self.numbering is not None and self.numbering.concerns(command):
             self.numbering.take(command, shown, now)
         else:
             self.send(command, shown, now)
 
     def send(
-        self, command: Command, shown: Command, now: float, after: Callable[[bool], None] | None = None
+        self,
+        command: Command,
+        shown: Command,
+        now: float,
+        after: Callable[[bool], None] | None = None,
+        *,
+        barrier: bool = False,
     ) -> None:
+        """Send ``command``; ``after`` hears whether it was answered ``+OK``. Nothing passes a ``barrier``."""
         verb = command.verb
         quits, uploads = verb.name == b"QUIT", verb.framing is Framing.UPLOAD
-        plain = self.plain or not (
-            self.chain["on_reply"] or (verb.name in (b"RETR", b"TOP") and self._edits())
-        )
+        looked_at = self.chain["on_reply"] or (verb.name in (b"RETR", b"TOP") and self._edits())
         if verb.name == b"CAPA":
             entry = careful_entry(command, shown, now, self.answers.careful.capabilities)
-        elif after is not None or quits or uploads or not plain:
-            entry = (CAREFUL, verb.index, now, Pending(command, shown, None, after, quits, uploads))
+        elif after is not None or quits or uploads or looked_at:
+            pending = Pending(command, shown, None, after, quits, uploads, barrier or quits or uploads)
+            entry = (CAREFUL, verb.index, now, pending)
         else:
             entry = (MULTI if command.multiline else SINGLE, verb.index, now, None)
-        if quits:
-            self.deaf = True
         self.queue(command.line, entry)
+        if quits:
+            self.s.deaf = True
 
     def _edits(self) -> bool:
         return bool(self.chain["open_body"] or self.chain["on_message"])
 
     def queue(self, line: bytes, entry: FlightEntry) -> None:
         """Send ``line`` when its turn comes; ``entry`` is what it expects back."""
-        if self.backlog or (self.flight and (not self.pipelining or self._barrier())):
+        if self.backlog or self.answers.reading or self._must_wait():
             self.backlog.append((line, entry))
         else:
             self._dispatch(line, entry)
 
+    def _must_wait(self) -> bool:
+        """Whether what is in flight must be answered before anything else is sent."""
+        return bool(self.flight) and (not self.pipelining or stops(self.flight[-1]))
+
     def _dispatch(self, line: bytes, entry: FlightEntry) -> None:
-        s = self.s
         if entry[0] == LOCAL and not self.flight and not self.answers.waiting:
             self.answers.say(entry[3])
             return
         if line:
-            if not self.flight and not self.blocked:
-                s.deadline = s.clock() + self.patience
-            s.to_upstream.append(line)
+            self.s.to_upstream.append(line)
         self.flight.append(entry)
+        if entry[0] == CAREFUL and entry[3].quits:
+            self.answers.quit_due()
 
     def local(self, reply: bytes | Callable[[], bytes]) -> None:
         """A reply of the proxy's own, in its turn."""
         self.queue(b"", (LOCAL, OTHER, 0.0, reply))
 
+    def moved(self, now: float) -> None:
+        """Something changed: send what waited for it, take more lines when there is room, set the clock."""
+        s = self.s
+        if s.phase is Phase.CLOSED:
+            return
+        while self.backlog and not self._must_wait():
+            self._dispatch(*self.backlog.popleft())
+        if self.rest and (self.upload is not None or not self._held()):
+            rest, self.rest = self.rest, b""
+            self.client(rest)
+        elif not s.want_client:
+            room = len(self.flight) + len(self.backlog) < self.limit
+            s.want_client = s.deaf or self.upload is not None or (room and not self._held())
+        if s.deaf:
+            self.answers.quit_due()
+        self.clocked(now)
+
+    # XTND XMIT
+
     def start_upload(self) -> None:
-        """XTND XMIT was answered ``+OK``: the client's next octets are a message (draft of RFC 1082's XTND)."""
+        """It was answered ``+OK``: the client's next octets are a message."""
         self.upload = BodyScanner()
-        self.s.want_client = True
-        rest, self.rest = self.rest, b""
-        if rest:
-            self._uploading(self.upload, rest)
 
     def _uploading(self, scanner: BodyScanner, data: bytes) -> None:
+        """The client's message, as it is; the reply to it comes behind its terminator (RFC 1082's XTND XMIT)."""
         s = self.s
         end = scanner.scan(data)
-        s.deadline = s.clock() + s.plan.timeouts.idle
         if end < 0:
             s.to_upstream.append(data)
-            return
-        s.to_upstream.append(data[:end])
-        self.upload = None
-        self.flight.append((SINGLE, VERBS[b"XTND XMIT"].index, s.clock(), None))
-        s.deadline = s.clock() + self.patience
-        if data[end:]:
-            self.client(data[end:])
+        else:
+            s.to_upstream.append(data[:end])
+            self.upload = None
+            self.flight.append((SINGLE, VERBS[b"XTND XMIT"].index, s.clock(), None))
+            if end < len(data):
+                self.client(data[end:])
+        self.clocked(s.clock())
 
 
 def _number(argument: bytes) -> bool:

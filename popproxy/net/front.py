@@ -1,8 +1,4 @@
-"""What all sessions of one listener share, and the way a connection takes from accept to its first octet.
-
-accept > PROXY header, when the listener wants one > TLS, when it is implicit > Pump. Until the Pump exists there is
-no session: what ends before is a refusal or a failed handshake, counted and logged as such.
-"""
+"""What all sessions of one listener share: its constants, its counters, its log lines."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Protocol
 
 from popproxy.api.views import SessionView, TlsView
@@ -19,14 +16,13 @@ from popproxy.config.plan import ListenerPlan
 from popproxy.core.effects import Level, Note
 from popproxy.core.login import Knowledge
 from popproxy.core.plan import SessionPlan
-from popproxy.metrics.meters import ListenerMeter
+from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.dialer import Dialer
+from popproxy.net.door import BUSY, Door, addresses
 from popproxy.net.pump import Pump
 from popproxy.net.spool import FileSpool
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
-from popproxy.wire.proxyline import ProxyDecoder, ProxyError, ProxyHeader
 
-_BUSY = b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
 _ALPN = b"pop3"
 
 
@@ -52,7 +48,7 @@ class Shared:
 
 
 class Front:
-    """One listener's constants, its open sessions and its door."""
+    """One listener. ``open`` counts its connections, ``pumps`` are those that have a session."""
 
     def __init__(
         self, listener: ListenerPlan, shared: Shared, meter: ListenerMeter, context: ssl.SSLContext | None
@@ -65,114 +61,72 @@ class Front:
         self.dialers = shared.dialers
         self.spawn = shared.spawn
         self.spool = FileSpool
+        self.door = Door(self)
         self.pumps: set[Pump] = set()
-        self.waiting = 0
+        self.open = 0
         self.draining = False
         self._log = shared.log
         self._next_id = shared.next_id
         self._ended = shared.ended
         self._context = context
 
-    # From accept to the pump
-
-    def accepted(self, sock: socket.socket) -> None:
-        """A client of a listener with implicit TLS or PROXY headers."""
-        view = self.view()
-        try:
-            _addresses(view, sock.getpeername(), sock.getsockname(), sock.family)
-        except OSError:
-            # Gone already: nobody to answer.
-            sock.close()
-            return
-        if len(self.pumps) + self.waiting >= self.listener.limit:
-            self._refused(view, "limit", "too many connections")
-            sock.close()
-        elif self.listener.proxy_protocol:
-            self._proxied(sock, view)
-        else:
-            self.encrypted(sock, view)
-
-    def _proxied(self, sock: socket.socket, view: SessionView) -> None:
-        if not _trusted(view.client, self.listener):
-            self._refused(view, "proxy_header", "not from a network that may send PROXY headers")
-            sock.close()
-            return
-        self.waiting += 1
-        ProxyIntake(self, sock, view)
-
-    def introduced(self, sock: socket.socket, view: SessionView, outcome: ProxyHeader | ProxyError) -> None:
-        """The PROXY header has come, or none that can be believed."""
-        self.waiting -= 1
-        if isinstance(outcome, ProxyError):
-            self.meter.proxy_error(outcome.reason)
-            self._refused(view, "proxy_header", str(outcome))
-            sock.close()
-            return
-        _introduce(view, outcome)
-        if self.listener.tls == "implicit":
-            self.encrypted(sock, view)
-        else:
-            self.spawn(self.loop.connect_accepted_socket(lambda: Pump(self, view), sock))
-
-    def encrypted(self, sock: socket.socket, view: SessionView) -> None:
-        """TLS from the first octet."""
-        self.waiting += 1
-
-        def ready(transport: TlsTransport, failure: TlsFailure | None) -> None:
-            self.waiting -= 1
-            if failure is not None:
-                self.tls_failed(view, "implicit", failure)
-                return
-            view.tls = self.tls_view("implicit", transport)
-            pump = Pump(self, view)
-            transport.set_protocol(pump)
-            pump.connection_made(transport)
-            transport.resume_reading()
-
-        self.secure(sock, ready)
-
-    def secure(
-        self, sock: socket.socket, ready: Callable[[TlsTransport, TlsFailure | None], None]
-    ) -> TlsTransport:
-        """TLS as server on a connected socket."""
-        if self._context is None:
-            raise RuntimeError(f"listener {self.listener.name} has no certificate")
-        return TlsTransport(
-            self.loop,
-            sock,
-            self._context,
-            server_side=True,
-            handshake_timeout=self.plan.timeouts.handshake,
-            ready=ready,
-            check_alpn=_ALPN,
-        )
-
-    # What a pump asks
+    # Connections
 
     def view(self) -> SessionView:
         """A view for a new connection."""
         return SessionView(self._next_id(), self.listener.name)
 
-    def fill(self, view: SessionView, transport: asyncio.Transport) -> None:
-        """The addresses of ``transport``, unless a PROXY header said better."""
-        if not view.client:
-            peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-            _addresses(view, peer, own, socket.AF_INET if isinstance(peer, tuple) else socket.AF_UNIX)
-
-    def admit(self, pump: Pump) -> bytes | None:
-        """Take the connection, or give the line with which it is refused."""
+    def enter(self) -> bool:
+        """A client was accepted: count it. False when there is no room: then it does not stay."""
         self.meter.connection()
-        if self.draining or len(self.pumps) >= self.listener.limit:
-            self._refused(pump.view, "draining" if self.draining else "limit", "")
-            return _BUSY
-        self.pumps.add(pump)
+        if self.open >= self.listener.limit:
+            return False
+        self.open += 1
         self.meter.active(1)
+        return True
+
+    def leave(self) -> None:
+        """A client that had room is gone."""
+        self.open -= 1
+        self.meter.active(-1)
+
+    def admit(self, pump: Pump, transport: asyncio.Transport, invited: bool) -> bytes | None:
+        """Take the connection, or give what is said to a client that is refused.
+
+        ``invited``: it came through the door, which has counted it.
+        """
+        view = pump.view
+        if not invited:
+            peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+            family = socket.AF_INET if isinstance(own, tuple) else socket.AF_UNIX
+            addresses(view, family, peer, own)
+            if not self.enter():
+                self.refused(view, "limit", f"{self.listener.limit} connections are open")
+                return BUSY
+        if self.draining or not view.client:
+            # Without an address it is gone already.
+            self.leave()
+            if view.client:
+                self.refused(view, "draining", "shutting down")
+            return BUSY
+        self.pumps.add(pump)
         return None
 
     def finished(self, pump: Pump) -> None:
-        """Both connections of ``pump`` are gone."""
+        """Both connections of ``pump`` are gone: the one line that tells everything."""
         self.pumps.discard(pump)
-        self.meter.active(-1)
+        self.leave()
+        session, view = pump.session, pump.view
+        try:
+            self._told(pump)
+        except Exception as error:
+            self.fault(view, error)
+        for effect in session.effects:
+            if isinstance(effect, Note):
+                self.note(view, effect)
+        self._ended()
+
+    def _told(self, pump: Pump) -> None:
         session, view = pump.session, pump.view
         summary = session.summary()
         self.meter.session_end(summary.phase, summary.reason, summary.seconds)
@@ -201,7 +155,8 @@ class Front:
             reason=summary.reason,
             detail=session.detail,
         )
-        self._ended()
+
+    # Log lines
 
     def note(self, view: SessionView, note: Note) -> None:
         """A log line of a session."""
@@ -218,13 +173,60 @@ class Front:
             **note.fields,
         )
 
-    def tls_view(self, mode: Any, transport: TlsTransport) -> TlsView:
-        """TLS on the client's leg is on: count it."""
+    def fault(self, view: SessionView, error: Exception) -> None:
+        """A fault of ours in a session: its type and place, never its text."""
+        frames = [f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in extract_tb(error.__traceback__)]
+        self._log.event(
+            "error",
+            "internal_error",
+            session=view.id,
+            listener=view.listener,
+            client=view.client,
+            client_port=view.client_port,
+            error=type(error).__name__,
+            where=" < ".join(frames[:-6:-1]),
+        )
+
+    def refused(self, view: SessionView, reason: str, detail: str) -> None:
+        """A connection ends before its greeting."""
+        self.meter.rejected(reason)
+        self._log.event(
+            "info",
+            "refused",
+            listener=view.listener,
+            client=view.client,
+            client_port=view.client_port,
+            reason=reason,
+            detail=detail,
+        )
+
+    # TLS on the clients' leg
+
+    def secure(
+        self, sock: socket.socket, ready: Callable[[TlsTransport, TlsFailure | None], None]
+    ) -> TlsTransport:
+        """TLS as server on a connected socket."""
+        if self._context is None:
+            raise RuntimeError(f"listener {self.listener.name} has no certificate")
+        return TlsTransport(
+            self.loop,
+            sock,
+            self._context,
+            server_side=True,
+            handshake_timeout=self.plan.timeouts.handshake,
+            ready=ready,
+            check_alpn=_ALPN,
+            # The Farewell of a session looks after one that takes nothing.
+            close_timeout=self.plan.timeouts.idle,
+        )
+
+    def tls_view(self, mode: TlsMode, transport: TlsTransport) -> TlsView:
+        """TLS is on: count it."""
         info = transport.tls
         self.meter.tls_ok(mode, info.version, info.cipher, info.resumed, info.handshake_seconds)
         return TlsView(info.version, info.cipher, info.resumed, info.server_name, info.peer_cert_subject)
 
-    def tls_failed(self, view: SessionView, mode: Any, failure: TlsFailure) -> None:
+    def tls_failed(self, view: SessionView, mode: TlsMode, failure: TlsFailure) -> None:
         """It is not: count it and say why."""
         self.meter.tls_failed(mode, failure.reason)
         self._log.event(
@@ -238,87 +240,3 @@ class Front:
             reason=failure.reason,
             detail=failure.detail,
         )
-
-    def _refused(self, view: SessionView, reason: str, detail: str) -> None:
-        self.meter.rejected(reason)
-        self._log.event(
-            "info",
-            "refused",
-            listener=view.listener,
-            client=view.client,
-            client_port=view.client_port,
-            reason=reason,
-            detail=detail,
-        )
-
-
-class ProxyIntake:
-    """Reads the PROXY header of one connection and not an octet more: TLS may follow it on the descriptor."""
-
-    def __init__(self, front: Front, sock: socket.socket, view: SessionView) -> None:
-        self._front = front
-        self._sock = sock
-        self._view = view
-        self._decoder = ProxyDecoder()
-        self._timer = front.loop.call_later(front.plan.timeouts.handshake, self._late)
-        front.loop.add_reader(sock.fileno(), self._readable)
-
-    def _readable(self) -> None:
-        header: ProxyHeader | None = None
-        try:
-            while header is None:
-                data = self._sock.recv(self._decoder.want)
-                if not data:
-                    raise ProxyError("signature", "closed before a PROXY header came")
-                header = self._decoder.feed(data)
-        except BlockingIOError:
-            return
-        except ProxyError as error:
-            self._done(error)
-        except OSError as error:
-            self._done(ProxyError("signature", f"lost before a PROXY header came: {error.strerror}"))
-        else:
-            self._done(header)
-
-    def _late(self) -> None:
-        self._done(ProxyError("length", "no whole PROXY header in time"))
-
-    def _done(self, outcome: ProxyHeader | ProxyError) -> None:
-        self._timer.cancel()
-        self._front.loop.remove_reader(self._sock.fileno())
-        self._front.introduced(self._sock, self._view, outcome)
-
-
-def _trusted(client: str, listener: ListenerPlan) -> bool:
-    if client == "unix":
-        return True
-    address = ip_address(client)
-    return any(address in network for network in listener.proxy_protocol)
-
-
-def _addresses(view: SessionView, peer: Any, own: Any, family: int) -> None:
-    if family == socket.AF_UNIX:
-        view.client = "unix"
-        view.local = str(own or "")
-        return
-    view.client, view.client_port = _plain(peer[0]), peer[1]
-    view.local, view.local_port = _plain(own[0]), own[1]
-
-
-def _plain(host: str) -> str:
-    """An IPv4 address that came over an IPv6 socket as the IPv4 address it is; no zone."""
-    return host[7:] if host.startswith("::ffff:") else host.partition("%")[0]
-
-
-def _introduce(view: SessionView, header: ProxyHeader) -> None:
-    """The addresses and the TLS that a trusted PROXY header vouches for."""
-    if header.local:
-        return
-    if isinstance(header.source, tuple):
-        view.client, view.client_port = header.source
-    if isinstance(header.destination, tuple):
-        view.local, view.local_port = header.destination
-    tls = header.tls
-    if tls is not None and tls.client_ssl:
-        certificate = tls.cn if tls.verified else None
-        view.tls = TlsView(tls.version or "", tls.cipher or "", False, header.authority, certificate, True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,7 @@ __all__ = ["FILE_NAME", "SelfSigned", "ensure_self_signed"]
 
 FILE_NAME = "self-signed.pem"
 _LIFE = datetime.timedelta(days=397)  # the longest that Apple and Chrome take
+_HOST_NAME = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _ALWAYS = ("localhost", "127.0.0.1", "::1")
 _COMMON_NAME_MAX = 64  # characters, RFC 5280 appendix A.1
 
@@ -80,9 +82,12 @@ def _general_name(name: str) -> x509.GeneralName:
     with suppress(ValueError):  # not an address: then it is a host name
         return x509.IPAddress(ipaddress.ip_address(name))
     try:
-        return x509.DNSName(name if name.isascii() else name.encode("idna").decode("ascii"))
+        ascii_name = name.encode("idna").decode("ascii")
     except ValueError as exc:
         raise TlsConfigError(None, f"{name!r} is neither a host name nor an address: {exc}") from exc
+    if not _HOST_NAME.fullmatch(ascii_name):
+        raise TlsConfigError(None, f"{name!r} is neither a host name nor an address")
+    return x509.DNSName(ascii_name)
 
 
 def _make(names: list[x509.GeneralName]) -> bytes:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from popproxy.net.descriptor import was_reset
 from popproxy.wire.clienthello import (
     DECODE_ERROR,
     NO_APPLICATION_PROTOCOL,
@@ -175,7 +174,7 @@ class Handshake:
             self._watch(read=True)
             return
         except OSError as exc:
-            self._fail(_failure_of(exc, self._sock))
+            self._fail(_failure_of(exc))
             return
         if not data:
             self._fail(TlsFailure("eof", "the peer closed before a ClientHello"))
@@ -246,7 +245,7 @@ class Handshake:
                 session=self._session,
             )
         except OSError as exc:
-            self._fail(_failure_of(exc, self._sock))
+            self._fail(_failure_of(exc))
             return
         except ValueError as exc:  # a server_hostname that is no host name, or none where one is checked
             self._fail(TlsFailure("_other", f"{type(exc).__name__}: {exc}"))
@@ -270,7 +269,7 @@ class Handshake:
         except ssl.SSLWantWriteError:
             self._watch(write=True)
         except OSError as exc:
-            self._fail(_failure_of(exc, tls))
+            self._fail(_failure_of(exc))
         else:
             self._succeed(tls)
 
@@ -296,13 +295,13 @@ class Handshake:
         self._fail(TlsFailure("timeout", f"no TLS after {seconds:.1f} s"))
 
     def _fail(self, failure: TlsFailure, last_words: bytes = b"") -> None:
+        assert self._sock is not None
         self._timer.cancel()
-        if self._sock is not None:
-            # Best effort: a peer that is gone cannot be told, and unread octets would make close a RST.
-            with contextlib.suppress(OSError):
-                if last_words:
-                    socket.socket.send(self._sock, last_words)
-                socket.socket.recv(self._sock, _LEFTOVER)
+        # Best effort: a peer that is gone cannot be told, and unread octets would make close a RST.
+        with contextlib.suppress(OSError):
+            if last_words:
+                socket.socket.send(self._sock, last_words)
+            socket.socket.recv(self._sock, _LEFTOVER)
         self._close()
         self._end(None, None, failure)
 
@@ -340,18 +339,16 @@ class Handshake:
             self._shake()
 
 
-def _failure_of(exc: OSError, sock: socket.socket) -> TlsFailure:
+def _failure_of(exc: OSError) -> TlsFailure:
     """Sorts an exception of a socket or of OpenSSL; neither carries octets of the peer."""
     detail = f"{type(exc).__name__}: {exc}"
     if isinstance(exc, ssl.SSLCertVerificationError):
         return TlsFailure("unverified", exc.verify_message or detail)
-    if isinstance(exc, ssl.SSLEOFError) and was_reset(sock):
-        return TlsFailure("reset", "the peer reset the connection during the handshake")
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return TlsFailure("eof", "the peer closed during the handshake")
     if isinstance(exc, ssl.SSLError):
         # CPython's own table of reasons lacks some (alert 120 in 3.11): then only OpenSSL's text names it.
-        name = (exc.reason or str(exc)).upper().replace(" ", "_")
+        name = (getattr(exc, "reason", None) or str(exc)).upper().replace(" ", "_")
         if "ALERT" in name and ("CERTIFICATE" in name or "UNKNOWN_CA" in name):
             return TlsFailure("cert_rejected", detail)
         for part, reason in _REASONS.items():

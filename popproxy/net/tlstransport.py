@@ -122,7 +122,7 @@ class TlsTransport(asyncio.Transport):
         self._again: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
         self._peername, self._sockname = _names(sock)
-        if sock.family != socket.AF_UNIX:
+        if isinstance(self._sockname, tuple):  # TCP; the name of a Unix socket is a path
             with suppress(OSError):  # a connection already reset fails in the handshake, with its reason
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._handshake: Handshake | None = Handshake(

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,14 @@ from popproxy.config.urls import Bind, bracketed
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from aiohttp.typedefs import Handler, Middleware
 
 CONNECTIONS = 64
 """HTTP connections held at once."""
 BACKLOG = 64
 IDLE = 75.0
-"""Seconds for a whole request to arrive, and between two requests."""
+"""Seconds for a whole request to arrive, for its answer to be taken, and between two requests; a quarter more at
+most."""
 
 
 class Admin:
@@ -53,6 +56,8 @@ class Admin:
         self._server: asyncio.AbstractServer | None = None
         self._runner: web.AppRunner | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._quiet_since: dict[asyncio.BaseProtocol, float] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self.address = ""
         """Where it listens, once it does: ``127.0.0.1:9110``, ``[::1]:9110`` or ``unix:/path``."""
 
@@ -60,7 +65,7 @@ class Admin:
         """Listen on ``bind``. Raises OSError that names the address and what is wrong with it."""
         from aiohttp import web
 
-        app = web.Application(client_max_size=1024)
+        app = web.Application(client_max_size=1024, middlewares=[self._watch()])
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         )
@@ -76,6 +81,7 @@ class Admin:
         assert runner.server is not None
         accept = partial(self._accept, runner.server)
         loop = asyncio.get_running_loop()
+        self._sweep(loop, runner.server)
         self._runner = runner
         self._thread = ThreadPoolExecutor(1, "popproxy-admin")
         if bind.family == "unix":
@@ -88,6 +94,9 @@ class Admin:
 
     async def stop(self) -> None:
         """Close the listener and its connections; requests in work have two seconds. May be repeated."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -107,6 +116,32 @@ class Admin:
         if len(held) >= self._connections:
             held[0].force_close()
         return server()
+
+    def _watch(self) -> Middleware:
+        """A middleware that notes when the last request of a connection was answered."""
+        from aiohttp import web
+
+        @web.middleware
+        async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._quiet_since[request.protocol] = inf
+            try:
+                return await handler(request)
+            finally:
+                self._quiet_since[request.protocol] = asyncio.get_running_loop().time()
+
+        return note
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop, server: web.Server) -> None:
+        """Close what said nothing whole, or took no answer, for too long: aiohttp leaves such connections alone."""
+        now = loop.time()
+        known, self._quiet_since = self._quiet_since, {}
+        for connection in server.connections:
+            since = known.get(connection, now)
+            if now - since >= self._idle:
+                connection.force_close()
+            else:
+                self._quiet_since[connection] = since
+        self._sweeper = loop.call_later(self._idle / 4, self._sweep, loop, server)
 
     def _listen_unix(self, bind: Bind) -> socket.socket:
         path = Path(bind.path)

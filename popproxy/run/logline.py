@@ -104,4 +104,4 @@ def clean(value: object, depth: int) -> object:
         return {str(clean(key, 0))[:_CUT]: clean(part, depth - 1) for key, part in list(value.items())[:_MANY]}
     if isinstance(value, (list, tuple)):
         return [clean(part, depth - 1) for part in value[:_MANY]]
-    return clean(shown(value), depth and depth - 1)
+    return clean(shown(value), depth)

@@ -180,17 +180,27 @@ def _parse(body: bytes) -> Hello:
     alpn: tuple[bytes, ...] | None = None
     server_name: str | None = None
     # RFC 5246 section 7.4.1.2: a hello may end here.
-    extensions = reader.whole(2, 0) if reader else reader
+    extensions = reader.vector(2, 0) if reader else b""
+    if reader:
+        raise HelloError("malformed", "octets behind the end of a vector of the ClientHello")
     seen: set[int] = set()
-    while extensions:
-        kind, value = extensions.number(2), _Reader(extensions.vector(2, 0))
+    at, end = 0, len(extensions)
+    # By hand, not with a _Reader: this loop is most of the time that a handshake costs here.
+    while at < end:
+        if end - at < 4:
+            raise HelloError("malformed", "the ClientHello is shorter than its fields")
+        kind = extensions[at] << 8 | extensions[at + 1]
+        begin = at + 4
+        at = begin + (extensions[at + 2] << 8 | extensions[at + 3])
+        if at > end:
+            raise HelloError("malformed", "the ClientHello is shorter than its fields")
         if kind in seen:
             raise HelloError("malformed", f"extension {kind} stands twice in the ClientHello")
         seen.add(kind)
         if kind == _ALPN:
-            alpn = _protocols(value.whole(2, 2))
+            alpn = _protocols(_Reader(extensions[begin:at]).whole(2, 2))
         elif kind == _SERVER_NAME:
-            server_name = _host_name(value.whole(2, 1))
+            server_name = _host_name(_Reader(extensions[begin:at]).whole(2, 1))
     return Hello(alpn, server_name)
 
 

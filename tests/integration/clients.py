@@ -216,6 +216,12 @@ def _converse(command: list[str], lines: list[str]) -> bytes:
     return done.stdout
 
 
+LONG_LINES = frozenset(
+    {"line_of_70000", "long_line_of_dots", "long_header_line", "one_line_of_two_megabytes", "random_octets"}
+)
+"""fetchmail breaks them where a read from the socket happens to end: two runs differ."""
+
+
 def _same(letter: bytes) -> bytes:
     return letter
 
@@ -227,7 +233,7 @@ def _with_lf(letter: bytes) -> bytes:
 CLIENTS = (
     Client("curl", "curl", fetch_curl, _same, 130),
     Client("poplib", None, fetch_poplib, _same, 130),
-    Client("fetchmail", "fetchmail", fetch_fetchmail, _with_lf, 98),
+    Client("fetchmail", "fetchmail", fetch_fetchmail, _with_lf, 98, cannot=LONG_LINES),
     Client("mpop", "mpop", fetch_mpop, _with_lf, 123),
     Client(
         "getmail",

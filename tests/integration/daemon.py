@@ -71,7 +71,7 @@ class Daemon:
             assert time.monotonic() < end, f"{self.name}: no {what} within {START:.0f} s\n{self.tail()}"
             time.sleep(0.05)
 
-    def tail(self, octets: int = 6000) -> str:
+    def tail(self, octets: int = 3000) -> str:
         """The end of the log."""
         return self.log.read_bytes()[-octets:].decode(errors="replace") if self.log.exists() else "(no log)"
 

@@ -18,6 +18,8 @@ from tests.integration.daemon import SECRETS, Daemon, free_ports, private_direct
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "popproxy")
 SETTLE = 15.0
+FAULTS = ("internal_error", "library", "log_dropped")
+"""Events that no test provokes."""
 SESSION = "session"
 """The event of the one line that a session logs when it is over."""
 
@@ -34,8 +36,8 @@ class Certificate:
 class Setup:
     """What a proxy is started with.
 
-    `upstream`, `listener` and `tail` are more TOML lines: of the upstream's table, of the listener `pop3s`, and
-    after everything. `arguments` follow `serve --config F`.
+    `server` is the URL of the upstream, `more` are URLs after it. `upstream` and `listener` are more TOML lines: of
+    the upstream's table and of the listener `pop3s`. `arguments` follow `serve --config F`.
     """
 
     server: str
@@ -44,7 +46,7 @@ class Setup:
     ipv6: bool = False
     upstream: str = ""
     listener: str = ""
-    tail: str = ""
+    more: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
 
 
@@ -123,7 +125,7 @@ def _toml(setup: Setup, ports: Sequence[int], base: Path) -> str:
         f"certificates = [{certificates}]",
         f'self_signed_directory = {_quoted(base / "self-signed")}',
         "[upstream.main]",
-        f"servers = [{_quoted(setup.server)}]",
+        f"servers = {json.dumps([setup.server, *setup.more])}",
         *([f"ca_file = {_quoted(setup.ca_file)}"] if setup.ca_file and "+clear" not in setup.server else []),
         setup.upstream,
         "[admin]",
@@ -131,7 +133,6 @@ def _toml(setup: Setup, ports: Sequence[int], base: Path) -> str:
         "[log]",
         'format = "json"',
         'level = "debug"',
-        setup.tail,
     ]
     return "\n".join(lines) + "\n"
 
@@ -162,7 +163,10 @@ def _forms(secret: bytes) -> Iterator[bytes]:
 
 @contextmanager
 def start(setup: Setup) -> Iterator[Proxy]:
-    """The proxy, ready; ended by SIGTERM when the block is left: it must exit with 0 and have leaked no password."""
+    """The proxy, ready; ended by SIGTERM when the block is left.
+
+    It must exit with 0, have leaked no password, have logged nothing but JSON and no fault of its own.
+    """
     with private_directory("proxy") as base:
         config = base / "popproxy.toml"
         ports = free_ports(4, "127.0.0.1", *(["::1"] if setup.ipv6 else []))
@@ -178,6 +182,8 @@ def start(setup: Setup) -> Iterator[Proxy]:
         assert code == 0, f"the proxy exits with {code}\n{daemon.tail()}"
         told = daemon.log.read_bytes() + b"".join(proxy.scraped)
         assert not leaks(told), f"passwords in the log or the metrics: {leaks(told)}\n{daemon.tail()}"
+        faults = [line for line in proxy.lines() if line["event"] in FAULTS]
+        assert not faults, f"faults of the proxy itself: {faults[:5]}"
 
 
 def environment(home: Path) -> dict[str, str]:

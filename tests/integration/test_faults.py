@@ -110,7 +110,7 @@ def test_second_server_when_the_first_is_down(
 ) -> None:
     """Servers are tried in order."""
     down = f"pop3s://localhost:{free_ports(1)[0]}"
-    proxy = start(replace(setup, server=f'{down}", "{url(dovecot, "tls")}'))
+    proxy = start(replace(setup, server=down, more=(url(dovecot, "tls"),)))
     with logged_in(proxy, "tls", trust, dovecot.account(LETTERS[:1])) as client:
         assert client.single(b"STAT").startswith(b"+OK 1 ")
 

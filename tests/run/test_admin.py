@@ -71,12 +71,15 @@ async def ask(admin: Admin, request: str, *headers: str) -> Answer:
     return found
 
 
-async def drain(reader: asyncio.StreamReader) -> None:
-    """Read until the server closes, in whatever way."""
+async def drain(reader: asyncio.StreamReader) -> int:
+    """Read until the server closes, in whatever way; the octets that came."""
+    octets = 0
     try:
-        await reader.read()
+        while chunk := await reader.read(1 << 16):
+            octets += len(chunk)
     except ConnectionResetError:
-        return
+        return octets
+    return octets
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -252,6 +255,34 @@ def test_dripping_does_not_extend_the_time() -> None:
         await admin.stop()
 
     play(case)
+
+
+def test_an_answer_that_nobody_takes_is_given_up(loop: str) -> None:
+    async def case(stub: Stub) -> None:
+        admin = Admin(lambda accept: (b"x" * (32 << 20), "text/plain"), stub.ready, idle=0.3)
+        await admin.start(LOOPBACK)
+        reader, writer = await connect(admin)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(1.0)
+        assert await drain(reader) < 32 << 20
+        writer.close()
+        await admin.stop()
+
+    play(case, loop)
+
+
+def test_a_connection_in_use_is_kept(loop: str) -> None:
+    async def case(stub: Stub) -> None:
+        admin = await started(stub, idle=0.4)
+        reader, writer = await connect(admin)
+        for _ in range(8):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await answer(reader))[0] == 200
+            await asyncio.sleep(0.1)
+        writer.close()
+        await admin.stop()
+
+    play(case, loop)
 
 
 def test_the_oldest_connection_goes_when_there_are_too_many(loop: str) -> None:

@@ -353,6 +353,13 @@ def test_console_has_colour_only_on_a_terminal(make: Make, monkeypatch: pytest.M
         os.close(terminal)
 
 
+def test_colour_can_be_asked_for(tmp_path: Path, make: Make) -> None:
+    log = make(tmp_path / "log", form="console", colour=True)
+    log.event("info", "listening")
+    log.close()
+    assert b"\x1b[" in (tmp_path / "log").read_bytes()
+
+
 def test_console_without_a_terminal(tmp_path: Path, make: Make) -> None:
     log = make(tmp_path / "log", form="console", now=lambda: 3661.5)
     log.event("info", "listening", listener="pop3s", address="[::1]:995")

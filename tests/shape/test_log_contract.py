@@ -1,8 +1,11 @@
 """docs/logs.md says what events.py says, and the house logs nothing that is not in it."""
 
 import ast
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from popproxy.run.events import EVENTS, FIELDS, USERS, markdown
 
@@ -13,6 +16,11 @@ LEVELS = {"debug", "info", "warning", "error"}
 def test_docs_are_generated() -> None:
     written = (ROOT / "docs" / "logs.md").read_text("ascii")
     assert written == markdown(), "run: python -m popproxy.run.events > docs/logs.md"
+
+
+def test_the_module_writes_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "popproxy" / "run" / "events.py"), run_name="__main__")
+    assert capsys.readouterr().out == markdown()
 
 
 def test_every_field_is_explained_and_used() -> None:

@@ -1,0 +1,242 @@
+"""The leg upstream before the login: one dialogue at a time, driven from octets that arrive in any pieces.
+
+A dialogue is a generator that says one thing and gets the whole reply to it. A reply nobody asked for, and octets
+that follow an upstream's ``+OK`` to STLS before the handshake, end the leg (promise 3): they are never taken for the
+next reply, or a login would be answered before its password was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from popproxy.core.failures import Failure, Kind
+from popproxy.core.limits import Limits
+from popproxy.wire.errors import Code
+from popproxy.wire.lines import LineBuffer
+from popproxy.wire.replies import Status, parse_status
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Send ``data`` (nothing for the greeting) and wait at most ``seconds`` for the reply to it.
+
+    ``challenge``: within AUTH, where ``+`` is a reply, too. ``secret``: what comes back may repeat a secret, so it
+    is never shown (promise 6).
+    """
+
+    data: bytes
+    seconds: float
+    kind: Kind = Kind.LOGIN_TIMEOUT
+    multiline: bool = False
+    challenge: bool = False
+    secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """Start TLS now. Nothing is answered but that it is on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A whole reply. ``status`` is None for a SASL challenge; ``lines`` is the content of a multi-line one."""
+
+    raw: bytes
+    status: Status | None
+    lines: tuple[bytes, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is ``+OK``."""
+        return self.status is not None and self.status.ok
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """The upstream let the user in; ``status`` is its line."""
+
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRefused:
+    """The upstream did not. ``code`` is what the client is told, ``reason`` the upstream's own line."""
+
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """The whole reply to a command that was relayed before the login, as it travels."""
+
+    ok: bool
+    octets: bytes
+
+
+Result = LoggedIn | LoginRefused | Relayed | Failure | None
+Dialogue = Generator[Say | StartTls, Heard, Result]
+
+
+class Leg:
+    """A connection to ``upstream`` on its way to a login, or to its end.
+
+    ``write`` sends octets upstream, ``secure`` asks for TLS (answered with ``secured``), ``wait`` sets the time
+    by which the upstream must have answered. One dialogue runs at a time; its result goes to ``then``.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_dialogue",
+        "_head",
+        "_limits",
+        "_secure",
+        "_size",
+        "_then",
+        "_wait",
+        "_write",
+        "said",
+        "securing",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        upstream: str,
+        limits: Limits,
+        write: Callable[[bytes], None],
+        secure: Callable[[], None],
+        wait: Callable[[float, Kind], None],
+    ) -> None:
+        self.upstream = upstream
+        self.securing = False
+        self.said: Say | None = None
+        """What is not answered yet."""
+        self._limits = limits
+        self._write = write
+        self._secure = secure
+        self._wait = wait
+        self._buffer = LineBuffer(limits.reply)
+        self._dialogue: Dialogue | None = None
+        self._then: Callable[[Result], None] | None = None
+        self._head: Heard | None = None
+        self._body: list[bytes] = []
+        self._size = 0
+
+    @property
+    def unasked(self) -> bool:
+        """Whether octets are there although nothing was asked: look after every call."""
+        return self._dialogue is None and len(self._buffer) > 0
+
+    def run(self, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
+        """Start ``dialogue``; ``then`` gets its result, at once or later."""
+        self._dialogue = dialogue
+        self._then = then
+        self._step(lambda: next(dialogue))
+
+    def data(self, data: bytes) -> None:
+        """Octets from upstream."""
+        self._buffer.feed(data)
+        while self._dialogue is not None and len(self._buffer):
+            if self.securing:
+                self.fail(_injected())
+                return
+            line = self._buffer.next()
+            if line is None and not self._buffer.overlong:
+                return
+            if line is None or len(line) > self._limits.reply:
+                self.fail(Failure(Kind.OVERLONG, f"a reply line of more than {self._limits.reply} octets"))
+                return
+            self._line(line)
+
+    def secured(self) -> None:
+        """TLS is on."""
+        dialogue = self._dialogue
+        self.securing = False
+        if dialogue is not None:
+            self._step(lambda: next(dialogue))
+
+    def fail(self, failure: Failure) -> None:
+        """End the dialogue with ``failure``."""
+        then, self._then = self._then, None
+        if self._dialogue is not None:
+            self._dialogue.close()
+            self._dialogue = None
+        if then is not None:
+            then(failure)
+
+    def _line(self, line: bytes) -> None:
+        said = self.said
+        if said is None or not line.endswith(b"\r\n"):
+            self.fail(self._strange(line))
+            return
+        text = line[:-2]
+        if self._head is not None:
+            self._listed(self._head, text)
+            return
+        status = parse_status(text)
+        if status is None:
+            # RFC 5034 section 4: a challenge is "+ " and base64; some servers leave the space out.
+            if said.challenge and (text == b"+" or text.startswith(b"+ ")):
+                self._heard(Heard(line, None))
+            else:
+                self.fail(self._strange(line))
+        elif status.ok and said.multiline:
+            self._head = Heard(line, status)
+            self._body = []
+            self._size = 0
+        else:
+            self._heard(Heard(line, status))
+
+    def _strange(self, line: bytes) -> Failure:
+        said = self.said
+        shown = "hidden, for it may repeat a secret" if said is not None and said.secret else repr(line[:80])
+        return Failure(Kind.PROTOCOL if said is not None and said.data else Kind.GREETING, f"not a reply: {shown}")
+
+    def _listed(self, head: Heard, text: bytes) -> None:
+        if text == b".":
+            self._head = None
+            self._heard(Heard(head.raw, head.status, tuple(self._body)))
+            return
+        self._size += len(text) + 2
+        if self._size > self._limits.listing:
+            self.fail(Failure(Kind.OVERLONG, f"a listing of more than {self._limits.listing} octets"))
+            return
+        self._body.append(text[1:] if text.startswith(b".") else text)
+
+    def _heard(self, heard: Heard) -> None:
+        dialogue = self._dialogue
+        if dialogue is not None:
+            self._step(lambda: dialogue.send(heard))
+
+    def _step(self, advance: Callable[[], Say | StartTls]) -> None:
+        """Let the dialogue go on to what it says next, or to its end."""
+        self.said = None
+        try:
+            step = advance()
+        except StopIteration as stop:
+            self._dialogue = None
+            then, self._then = self._then, None
+            if then is not None:
+                then(stop.value)
+            return
+        if isinstance(step, StartTls):
+            if len(self._buffer):
+                self.fail(_injected())
+                return
+            self.securing = True
+            self._secure()
+            return
+        self.said = step
+        if step.data:
+            if len(self._buffer):
+                self.fail(Failure(Kind.UNASKED, "octets that nobody asked for, before the next command"))
+                return
+            self._write(step.data)
+        self._wait(step.seconds, step.kind)
+
+
+def _injected() -> Failure:
+    return Failure(Kind.PROTOCOL, "octets in the clear behind the reply to STLS")

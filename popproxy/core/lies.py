@@ -1,0 +1,84 @@
+"""What makes a verdict a lie (promise 7): the wrong kind, a value no wire can carry, a code smuggled into a text.
+
+A plugin's verdict is data from a stranger. api/verdicts.py refuses wrong types where a verdict is made; here the
+values are looked at before anything is made of them. What does not hold is the plugin's failure, as if it had raised.
+"""
+
+from __future__ import annotations
+
+import re
+
+from popproxy.api.bodies import BodyFilter
+from popproxy.api.credentials import Bearer, Credentials, Password
+from popproxy.api.verdicts import Answer, Edit, Hangup, Hide, Refuse, Replace, Rewrite, Route, Sizes
+from popproxy.wire.capabilities import Capabilities
+
+ALLOWED: dict[str, tuple[type, ...]] = {
+    "on_connect": (Refuse,),
+    "on_capabilities": (Capabilities,),
+    "on_login": (Refuse, Route),
+    "on_login_result": (Answer,),
+    "on_maildrop": (Hide, Sizes),
+    "on_command": (Refuse, Rewrite, Answer, Hangup),
+    "on_reply": (Answer,),
+    "open_body": (BodyFilter,),
+    "on_message": (Edit, Replace, Refuse),
+}
+"""What each hook may return beside None."""
+
+_UNSAFE = re.compile(rb"[\0\r\n]")
+_CAPABILITY = re.compile(rb"[!-\-/-~][!-~]*(?: [!-~]+)*")
+_LINE = 510
+
+
+class Lie(ValueError):
+    """A verdict that cannot stand where it was given: the plugin's failure. The text is fit for the log."""
+
+
+def check(hook: str, verdict: object) -> None:
+    """Raises Lie when ``verdict`` cannot be one of ``hook``."""
+    if not isinstance(verdict, ALLOWED[hook]):
+        allowed = ", ".join(kind.__name__ for kind in ALLOWED[hook])
+        raise Lie(f"returned {type(verdict).__name__}; allowed: {allowed} or None")
+    if isinstance(verdict, Refuse | Answer):
+        # Promise 8: a client reads [AUTH] at the beginning of a text as a code, whoever wrote it.
+        if verdict.code is None and verdict.text.startswith("["):
+            raise Lie(f"{type(verdict).__name__}: a text that begins with [ is read as a code; write code=Code...")
+    elif isinstance(verdict, Route):
+        if verdict.credentials is not None:
+            wrong = unsendable(verdict.credentials)
+            if wrong is not None:
+                raise Lie(f"Route: {wrong}")
+    elif isinstance(verdict, Sizes):
+        if any(octets < 0 for octets in verdict.octets.values()):
+            raise Lie("Sizes: a size below 0")
+    elif isinstance(verdict, Capabilities):
+        for line in verdict.lines():
+            if len(line) > _LINE or _CAPABILITY.fullmatch(line) is None:
+                raise Lie(f"{line[:80]!r} is no capability line (RFC 2449 section 3)")
+
+
+def unsendable(credentials: Credentials) -> str | None:
+    """Why ``credentials`` can be sent nowhere, as a text for the log; None when they can.
+
+    Octets of a name that are no UTF-8 can travel (as surrogates); CR, LF and NUL never do: they would end the line
+    and begin another command, or cut a name short for a server that thinks in C strings.
+    """
+    words: list[str] = [credentials.user]
+    secret: bytes | None = None
+    if isinstance(credentials, Password):
+        words.append(credentials.authzid)
+        secret = credentials.password
+    elif isinstance(credentials, Bearer):
+        secret = credentials.token
+    try:
+        octets = [word.encode("utf-8", "surrogateescape") for word in words]
+        if secret is not None:
+            octets.append(secret)
+        if any(_UNSAFE.search(word) for word in octets):
+            return "CR, LF or NUL in the credentials"
+    except (AttributeError, TypeError, UnicodeError):
+        return "credentials with a field of the wrong type, or a name that has no octets"
+    if not octets[0] or secret == b"":
+        return "the user name or the secret is empty"
+    return None

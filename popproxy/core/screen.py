@@ -1,0 +1,84 @@
+"""on_command: plugins look at a command of the TRANSACTION state before it goes anywhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from popproxy.api.verdicts import Answer, Hangup, Refuse, Rewrite
+from popproxy.core import hooks
+from popproxy.core.careful import answered, needs_body
+from popproxy.core.chain import Entry
+from popproxy.core.lies import Lie
+from popproxy.core.meter import DENIED, OK
+from popproxy.wire.commands import Command, Where, one_command
+from popproxy.wire.replies import err
+
+if TYPE_CHECKING:
+    from popproxy.core.transaction import Transaction
+
+
+def screen(transaction: Transaction, command: Command, now: float) -> None:
+    """Call on_command, then send, answer or end. Only an async hook lets the client's further lines wait."""
+    t, s = transaction, transaction.s
+    current = [command]
+    decided: list[Any] = []
+
+    def use(entry: Entry, verdict: Any) -> bool:
+        if command.verb.name == b"QUIT" and not isinstance(verdict, Hangup):
+            if verdict is hooks.BROKEN:
+                return False
+            raise Lie(f"{type(verdict).__name__}: QUIT can only be stopped by a Hangup")
+        if isinstance(verdict, Rewrite):
+            current[0] = _rewritten(t, current[0], verdict.command)
+            return False
+        if isinstance(verdict, Answer):
+            needs_body(verdict, command.multiline)
+        decided.append(verdict)
+        return True
+
+    def then() -> None:
+        suspended = t.busy
+        if suspended:
+            t.resume()
+        if decided:
+            _stopped(t, decided[0], command)
+        else:
+            t.mapped(current[0], command, now)
+        if suspended:
+            t.moved(s.clock())
+
+    if not hooks.call(s, t.chain["on_command"], lambda: (s.view, current[0]), use, then):
+        t.suspend()
+
+
+def _rewritten(t: Transaction, command: Command, wanted: Command) -> Command:
+    """Raises Lie unless ``wanted`` may stand for ``command``.
+
+    Promise 1: a plugin cannot make a QUIT, not even inside an argument; and what the client awaits keeps its framing.
+    """
+    plan = t.s.plan
+    if not one_command(wanted, plan.verbs):
+        raise Lie("Rewrite: not one command as popproxy.api.parse gives it")
+    verb = wanted.verb
+    if verb.name == b"QUIT" or Where.TRANSACTION not in verb.where:
+        raise Lie(f"Rewrite: {wanted.name} may not be sent for {command.name}")
+    if verb.fenced and verb.name not in plan.opened:
+        raise Lie(f"Rewrite: {wanted.name} is fenced; the operator would have to open it")
+    uploads = (command.verb.framing.value == "upload", verb.framing.value == "upload")
+    if wanted.multiline != command.multiline or uploads[0] != uploads[1]:
+        raise Lie(f"Rewrite: the reply to {wanted.name} is not framed as the one to {command.name}")
+    return wanted
+
+
+def _stopped(t: Transaction, verdict: Any, command: Command) -> None:
+    s = t.s
+    verb = command.verb.index
+    if isinstance(verdict, Hangup):
+        s.count(verb, DENIED)
+        s.end("policy", verdict.reason or "hung up by a plugin")
+    elif isinstance(verdict, Refuse):
+        s.count(verb, DENIED)
+        t.local(err(verdict.text, None if verdict.code is None else verdict.code.value))
+    elif isinstance(verdict, Answer):
+        s.count(verb, OK if verdict.ok else DENIED)
+        t.local(answered(verdict, command.multiline))

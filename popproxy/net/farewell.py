@@ -1,0 +1,94 @@
+"""The end of a client's connection when its session is over: what is due is sent, then it is closed.
+
+Behind an error the client is listened to for a moment, its octets dropped: closing on unread octets would be a
+reset, and a reset takes the error away before it is read. A slow client gets all it is owed, because its deletions
+may be done already; one that takes nothing at all is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from fcntl import ioctl
+from termios import TIOCOUTQ
+
+from popproxy.net.descriptor import drop_unread
+from popproxy.net.tlstransport import TlsTransport
+
+STALL_SECONDS = 30.0
+"""How long the client may take nothing at all of what is still to be sent."""
+LINGER_SECONDS = 2.0
+LINGER_OCTETS = 1 << 20
+"""How long, and how much of it, a client is listened to behind an error."""
+
+
+class Farewell(asyncio.Protocol):
+    """Takes ``client`` over; ``gone`` is called once, when the connection is gone."""
+
+    __slots__ = ("_client", "_dropped", "_gone", "_loop", "_timer")
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, client: asyncio.Transport, gone: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._client = client
+        self._gone = gone
+        self._dropped = 0
+        self._timer: asyncio.TimerHandle | None = None
+        client.set_protocol(self)
+
+    def linger(self) -> None:
+        """Send what is due and say that nothing follows; close when the client does, or shortly after."""
+        self._client.write_eof()
+        self._client.resume_reading()
+        self._later(LINGER_SECONDS, self.close)
+
+    def close(self) -> None:
+        """Send what is due, then close."""
+        client = self._client
+        if not (client.is_reading() or client.is_closing() or isinstance(client, TlsTransport)):
+            drop_unread(client.get_extra_info("socket").fileno())
+        client.close()
+        self._look(0)
+
+    def _look(self, before: int) -> None:
+        unsent = unsent_octets(self._client)
+        if before and unsent >= before:
+            self._client.abort()
+        elif unsent:
+            self._later(STALL_SECONDS, self._look, unsent)
+
+    def _later(self, seconds: float, call: Callable[..., None], *details: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, call, *details)
+
+    def data_received(self, data: bytes) -> None:
+        """Dropped."""
+        self._dropped += len(data)
+        if self._dropped > LINGER_OCTETS:
+            self._client.abort()
+
+    def eof_received(self) -> bool:
+        """The client is done: close, as soon as all is sent."""
+        self.close()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._gone()
+
+
+def unsent_octets(client: asyncio.Transport) -> int:
+    """What the client has not taken: the write buffer, and what the kernel holds (tcp(7), SIOCOUTQ).
+
+    0 when the buffer is empty: then the kernel sends the rest without us.
+    """
+    held = client.get_write_buffer_size()
+    if not held:
+        return 0
+    queue = ioctl(client.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+    return held + int.from_bytes(queue, "little", signed=True)
