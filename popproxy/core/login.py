@@ -26,7 +26,6 @@ from popproxy.wire.sasl import (
     encode_response,
 )
 
-
 CAPA = b"CAPA\r\n"
 
 

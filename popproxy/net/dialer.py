@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from time import monotonic
+from typing import Generic, TypeVar
 
 from popproxy.config.plan import Server, UpstreamPlan
 from popproxy.config.urls import bracketed
@@ -22,12 +23,14 @@ from popproxy.metrics.meters import UpstreamMeter
 from popproxy.net.tls import CertificateFiles, client_context
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 
+P = TypeVar("P", bound=asyncio.Protocol)
+
 
 @dataclass(frozen=True, slots=True)
-class Connected:
-    """A connection: its transport, the server and whether TLS is on."""
+class Connected(Generic[P]):
+    """A connection: whose it is, the server, and whether TLS is on."""
 
-    transport: asyncio.Transport
+    protocol: P
     server: Server
     secure: bool
 
@@ -53,8 +56,10 @@ class Dialer:
                 files = CertificateFiles(own.cert, own.key, secret)
             self._context = client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
 
-    async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> Connected | Failure:
-        """A connection to the first server that takes one."""
+    async def connect(self, protocol: Callable[[], P]) -> Connected[P] | Failure:
+        """A connection to the first server that takes one. ``protocol`` makes one for every attempt.
+
+        A TlsTransport begins with reading paused, the loop's own do not."""
         faults: list[str] = []
         last = Failure(Kind.INTERNAL, "no server configured")
         for server in self.plan.servers:
@@ -87,10 +92,14 @@ class Dialer:
             ready=ready,
         )
 
-    async def _server(self, server: Server, protocol: Callable[[], asyncio.Protocol]) -> Connected | Failure:
+    async def _server(self, server: Server, protocol: Callable[[], P]) -> Connected[P] | Failure:
         started = monotonic()
         try:
-            addresses = await _addresses(server)
+            async with asyncio.timeout(self._times.connect):
+                addresses = await _addresses(server)
+        except TimeoutError:
+            # The resolver's thread goes on by itself; nobody waits for it any more.
+            return Failure(Kind.DNS, f"cannot resolve the name: no answer within {self._times.connect:g} s")
         except OSError as error:
             return Failure(Kind.DNS, f"cannot resolve the name: {error.strerror or error}")
         self.meter.phase("dns", monotonic() - started)
@@ -102,17 +111,15 @@ class Dialer:
             failure = outcome
         return failure
 
-    async def _address(
-        self, server: Server, address: str, protocol: Callable[[], asyncio.Protocol]
-    ) -> Connected | Failure:
+    async def _address(self, server: Server, address: str, protocol: Callable[[], P]) -> Connected[P] | Failure:
         loop = asyncio.get_running_loop()
         started = monotonic()
         try:
             async with asyncio.timeout(self._times.connect):
                 if server.tls != "implicit":
-                    transport, _ = await loop.create_connection(protocol, address, server.port)
+                    _, side = await loop.create_connection(protocol, address, server.port)
                     self.meter.phase("tcp", monotonic() - started)
-                    return Connected(transport, server, False)
+                    return Connected(side, server, False)
                 sock = await _connected(loop, address, server.port)
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
@@ -128,8 +135,8 @@ class Dialer:
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         server: Server,
-        protocol: Callable[[], asyncio.Protocol],
-    ) -> Connected | Failure:
+        protocol: Callable[[], P],
+    ) -> Connected[P] | Failure:
         shaken: asyncio.Future[TlsFailure | None] = loop.create_future()
 
         def ready(_: TlsTransport, failure: TlsFailure | None) -> None:
@@ -149,7 +156,7 @@ class Dialer:
         side = protocol()
         transport.set_protocol(side)
         side.connection_made(transport)
-        return Connected(transport, server, True)
+        return Connected(side, server, True)
 
 
 def tls_failure(failure: TlsFailure) -> Failure:

@@ -25,7 +25,7 @@ LINGER_OCTETS = 1 << 20
 class Farewell(asyncio.Protocol):
     """Takes ``client`` over; ``gone`` is called once, when the connection is gone."""
 
-    __slots__ = ("_client", "_dropped", "_gone", "_loop", "_timer")
+    __slots__ = ("_client", "_closing", "_dropped", "_gone", "_loop", "_timer")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, client: asyncio.Transport, gone: Callable[[], None]
@@ -33,6 +33,7 @@ class Farewell(asyncio.Protocol):
         self._loop = loop
         self._client = client
         self._gone = gone
+        self._closing = False
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
         client.set_protocol(self)
@@ -46,10 +47,28 @@ class Farewell(asyncio.Protocol):
     def close(self) -> None:
         """Send what is due, then close."""
         client = self._client
-        if not (client.is_reading() or client.is_closing() or isinstance(client, TlsTransport)):
+        if client.is_closing():
+            return
+        if not client.get_write_buffer_size():
+            self._shut()
+        elif not self._closing:
+            self._closing = True
+            client.set_write_buffer_limits(0)
+            self._look(0)
+
+    def resume_writing(self) -> None:
+        """All is sent. Not from within the transport's own call: asyncio's would end twice."""
+        self._loop.call_soon(self._sent)
+
+    def _sent(self) -> None:
+        if self._closing and not self._client.is_closing():
+            self._shut()
+
+    def _shut(self) -> None:
+        client = self._client
+        if not (client.is_reading() or isinstance(client, TlsTransport)):
             drop_unread(client.get_extra_info("socket").fileno())
         client.close()
-        self._look(0)
 
     def _look(self, before: int) -> None:
         unsent = unsent_octets(self._client)

@@ -216,8 +216,6 @@ class Front:
             handshake_timeout=self.plan.timeouts.handshake,
             ready=ready,
             check_alpn=_ALPN,
-            # The Farewell of a session looks after one that takes nothing.
-            close_timeout=self.plan.timeouts.idle,
         )
 
     def tls_view(self, mode: TlsMode, transport: TlsTransport) -> TlsView:

@@ -1,13 +1,15 @@
 """Listening sockets: bound all or none, accepted from without a task per connection.
 
-A plain listener is accepted by the loop itself, which is fastest. With implicit TLS or PROXY headers the socket is
-accepted here and handed to the Front.
+A plain listener is accepted by uvloop itself, which is fastest. With implicit TLS or PROXY headers, and on asyncio
+(whose own accept writes a log line per free place in the backlog when descriptors run out), the socket is accepted
+here and handed to the Door.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import stat
 from pathlib import Path
@@ -19,11 +21,24 @@ from popproxy.net.pump import Pump
 BACKLOG = 1024
 _TURN = 64
 _PAUSE_SECONDS = 1.0
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PROBE_SECONDS = 1.0
 
 
 class BindError(Exception):
     """An address cannot be listened on. The text says which, why, and what to do."""
+
+
+_ADVICE = {
+    errno.EADDRINUSE: "another program listens there: stop it or take another address",
+    errno.EADDRNOTAVAIL: "this machine has no such address: write one it has, or [::]",
+    errno.EAFNOSUPPORT: "this machine has no IPv6: write an IPv4 address",
+}
+_ADVICE_INET = {errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE: take another port or grant it"}
+_ADVICE_UNIX = {
+    errno.EACCES: "let the proxy's user write to this directory, or take another path",
+    errno.EEXIST: "there is a file that is no socket: remove it or take another path",
+    errno.ENOENT: "there is no such directory: make it or take another path",
+}
 
 
 def bind(where: Bind) -> socket.socket:
@@ -31,12 +46,11 @@ def bind(where: Bind) -> socket.socket:
     try:
         return _unix(where) if where.family == "unix" else _inet(where)
     except OSError as error:
-        advice = {
-            errno.EACCES: "; ports below 1024 need root or CAP_NET_BIND_SERVICE: take another port or grant it",
-            errno.EADDRINUSE: "; another program listens there: stop it or take another port",
-            errno.EADDRNOTAVAIL: "; this machine has no such address: write one it has, or [::]",
-        }.get(error.errno or 0, "")
-        raise BindError(f"cannot listen on {where}: {error.strerror}{advice}") from error
+        special = _ADVICE_UNIX if where.family == "unix" else _ADVICE_INET
+        number = error.errno or 0
+        advice = special.get(number) or _ADVICE.get(number)
+        reason = os.strerror(number) if number else str(error)
+        raise BindError(f"cannot listen on {where}: {reason}{f'; {advice}' if advice else ''}") from error
 
 
 def _inet(where: Bind) -> socket.socket:
@@ -57,11 +71,12 @@ def _inet(where: Bind) -> socket.socket:
 
 def _unix(where: Bind) -> socket.socket:
     path = Path(where.path)
+    _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # On Linux a socket's file is made with the mode of the unbound socket: at no time is it wider.
+        os.fchmod(sock.fileno(), where.mode)
         sock.setblocking(False)
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode) and not _alive(path):
-            path.unlink()
         sock.bind(where.path)
         path.chmod(where.mode)
         sock.listen(BACKLOG)
@@ -71,14 +86,24 @@ def _unix(where: Bind) -> socket.socket:
     return sock
 
 
-def _alive(path: Path) -> bool:
-    """Whether somebody listens on the socket that lies there; a dead one may be replaced."""
+def _clear(path: Path) -> None:
+    """Remove a socket that nobody listens on any more. Raises OSError when the path belongs to somebody."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+    except FileNotFoundError:
+        return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            return False
-        return True
+            path.unlink()
+            return
+        except TimeoutError:
+            # Its backlog is full, so it is somebody's.
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 class Listener:
@@ -88,8 +113,10 @@ class Listener:
         self.front = front
         self.where = where
         self._sock = sock
+        self._inode = _inode(where)
         self._server: asyncio.Server | None = None
         self._accepting = False
+        self._pause: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> str:
@@ -102,14 +129,19 @@ class Listener:
     async def open(self) -> None:
         """Accept from now on."""
         front = self.front
-        if front.listener.tls == "implicit" or front.listener.proxy_protocol:
+        if (
+            front.listener.tls == "implicit"
+            or front.listener.proxy_protocol
+            or isinstance(front.loop, asyncio.SelectorEventLoop)
+        ):
             self._watch()
         elif self.where.family == "unix":
-            self._server = await front.loop.create_unix_server(lambda: Pump(front), sock=self._sock)
+            self._server = await front.loop.create_unix_server(lambda: Pump(front), sock=self._sock, backlog=BACKLOG)
         else:
             self._server = await front.loop.create_server(lambda: Pump(front), sock=self._sock, backlog=BACKLOG)
 
     def _watch(self) -> None:
+        self._pause = None
         self._accepting = True
         self.front.loop.add_reader(self._sock.fileno(), self._accept)
 
@@ -119,30 +151,40 @@ class Listener:
                 sock, _ = self._sock.accept()
             except BlockingIOError:
                 return
-            except ConnectionAbortedError:
+            except ConnectionError:
+                # It was there and is gone (accept(2)).
                 continue
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    raise
-                # The clients wait in the backlog; trying again at once would only burn the processor.
-                self.front.loop.remove_reader(self._sock.fileno())
-                self.front.loop.call_later(_PAUSE_SECONDS, self._again)
+            except OSError:
+                # Out of descriptors or memory. The clients wait in the backlog; at once would only burn the processor.
+                self._ignore()
+                self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._watch)
                 return
             sock.setblocking(False)
-            self.front.accepted(sock)
+            self.front.door.accepted(sock)
 
-    def _again(self) -> None:
-        if self._accepting:
-            self._watch()
-
-    def close(self) -> None:
-        """Accept no more."""
+    def _ignore(self) -> None:
         if self._accepting:
             self._accepting = False
             self.front.loop.remove_reader(self._sock.fileno())
+
+    def close(self) -> None:
+        """Accept no more. May be repeated."""
+        self._ignore()
+        if self._pause is not None:
+            self._pause.cancel()
         if self._server is not None:
             self._server.close()
         self._sock.close()
-        if self.where.family == "unix":
-            Path(self.where.path).unlink(missing_ok=True)
+        if self._inode and _inode(self.where) == self._inode:
+            Path(self.where.path).unlink()
+        self._inode = 0
 
+
+def _inode(where: Bind) -> int:
+    """Which file a Unix socket is, so that only our own is removed; 0 when there is none."""
+    if where.family != "unix":
+        return 0
+    try:
+        return Path(where.path).lstat().st_ino
+    except FileNotFoundError:
+        return 0

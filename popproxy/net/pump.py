@@ -28,6 +28,7 @@ from popproxy.core.effects import (
     SecureUpstream,
 )
 from popproxy.core.failures import Failure, Kind
+from popproxy.core.hooks import CONTAINED
 from popproxy.core.phases import Phase
 from popproxy.core.session import Session
 from popproxy.net.dialer import tls_failure
@@ -387,5 +388,5 @@ async def _returned(awaitable: Awaitable[Any]) -> Returned:
     """How a hook ended. SystemExit is an error like others: a plugin does not end the process."""
     try:
         return Returned(await awaitable)
-    except (Exception, SystemExit) as error:
+    except CONTAINED as error:
         return Returned(error=error)

@@ -13,15 +13,18 @@ import inspect
 import itertools
 import secrets
 import socket
+import ssl
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, overrides
 from popproxy.api.services import Clock, Log, Metrics, Resolver
-from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan
+from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan
 from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level
+from popproxy.core.hooks import CONTAINED
 from popproxy.core.login import Knowledge
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Dialer
@@ -31,6 +34,8 @@ from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 
 _LAG_SECONDS = 0.1
+_START_SECONDS = 30.0
+_CANCEL_SECONDS = 1.0
 _SELF_SIGNED_ADVICE = (
     "clients will warn about it: set [tls] certificates = [{ cert = \"...\", key = \"...\" }] to one they trust"
 )
@@ -94,6 +99,7 @@ class Worker:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._contexts: dict[TlsPlan, tuple[ssl.SSLContext, list[CertificateFiles]]] = {}
         self._started: list[Subscriber] = []
         self._lag: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
@@ -103,7 +109,9 @@ class Worker:
 
     def spawn(self, awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
         """Run ``awaitable``; the task is kept until it is done, and its failure is reported by the loop."""
-        task: asyncio.Task[Any] = self._loop.create_task(_run(awaitable))
+        # A coroutine is not wrapped in another one: cancelled before its first step, the inner would never run.
+        work = awaitable if inspect.iscoroutine(awaitable) else _run(awaitable)
+        task: asyncio.Task[Any] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -132,7 +140,8 @@ class Worker:
             meter.limit(listener.limit)
             front = Front(listener, shared, meter, self._context(listener))
             self.fronts.append(front)
-            self.listeners += [Listener(front, bind(where), where) for where in listener.bind]
+            for where in listener.bind:
+                self.listeners.append(Listener(front, bind(where), where))
         for subscriber in plan.plugins:
             await self._start_plugin(subscriber)
         for opening in self.listeners:
@@ -141,36 +150,71 @@ class Worker:
             self._log.event("info", "listening", listener=listener.name, address=opening.address, tls=listener.tls)
         self._beat(self._loop.time() + _LAG_SECONDS)
 
-    def _context(self, listener: ListenerPlan) -> Any:
-        """The TLS context of a listener; None when it has no TLS. One is shared by all listeners."""
+    def _context(self, listener: ListenerPlan) -> ssl.SSLContext | None:
+        """The TLS context of a listener, None when it has no TLS. Listeners with the same TLS share one."""
         if listener.tls == "off":
             return None
-        files = [_files(certificate) for certificate in listener.tls_context.certificates]
-        if not files:
-            made = ensure_self_signed(listener.tls_context.self_signed_directory, [socket.gethostname()])
-            files = [made.files]
-            if not any(front.listener.tls != "off" for front in self.fronts):
-                self._log.event(
-                    "warning", "self_signed", certificate=str(made.files.cert), advice=_SELF_SIGNED_ADVICE
-                )
+        if listener.tls_context not in self._contexts:
+            self._contexts[listener.tls_context] = self._make_context(listener.tls_context)
+        context, files = self._contexts[listener.tls_context]
         meter = self._metrics.listener(listener.name)
         for file in files:
             meter.certificate(file.cert.name, certificate_expiry(file.cert))
+        return context
+
+    def _make_context(self, tls: TlsPlan) -> tuple[ssl.SSLContext, list[CertificateFiles]]:
+        files = [_files(certificate) for certificate in tls.certificates]
+        if not files:
+            made = ensure_self_signed(tls.self_signed_directory, [socket.gethostname()]).files
+            files = [made]
+            begin = made.cert.read_text("ascii")
+            der = ssl.PEM_cert_to_DER_cert(begin[begin.index(ssl.PEM_HEADER) :])
+            self._log.event(
+                "warning",
+                "self_signed",
+                certificate=str(made.cert),
+                fingerprint=sha256(der).hexdigest(),
+                advice=_SELF_SIGNED_ADVICE,
+            )
         for warning in certificate_warnings(files):
             self._log.event("warning", "certificate", detail=warning)
-        return server_context(files, minimum=listener.tls_context.minimum, ciphers=listener.tls_context.ciphers)
+        return server_context(files, minimum=tls.minimum, ciphers=tls.ciphers), files
 
     async def _start_plugin(self, subscriber: Subscriber) -> None:
         name, plugin = subscriber.name, subscriber.plugin
         self._metrics.hooks(name, [hook for hook in HOOKS if overrides(type(plugin), hook)])
         # Noted before it is started: stop() is promised also after a failed start.
         self._started.append(subscriber)
-        try:
-            begun = plugin.start(PluginServices(self._log.plugin(name), self._metrics.plugin(name)))
-            if inspect.isawaitable(begun):
-                await asyncio.wait_for(begun, max(subscriber.deadline, 30.0))
-        except Exception as error:
+        services = PluginServices(self._log.plugin(name), self._metrics.plugin(name))
+        error = await self._contained(lambda: plugin.start(services), max(subscriber.deadline, _START_SECONDS))
+        if error is not None:
             raise PluginFailed(f"plugin {name} did not start: {type(error).__name__}: {error}") from error
+
+    async def _contained(self, call: Callable[[], Awaitable[None] | None], seconds: float) -> BaseException | None:
+        """Call a plugin, sync or async; how it failed. One that will not be cancelled is not waited for."""
+
+        async def work(begun: Awaitable[None]) -> BaseException | None:
+            try:
+                await begun
+            except CONTAINED as error:
+                return error
+            return None
+
+        try:
+            begun = call()
+        except CONTAINED as error:
+            return error
+        if not inspect.isawaitable(begun):
+            return None
+        task = self.spawn(work(begun))
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            task.cancel()
+            return TimeoutError(f"not done within {seconds:g} s")
+        if task.cancelled():
+            return RuntimeError("it was cancelled")
+        outcome: BaseException | None = task.result()
+        return outcome
 
     def _beat(self, due: float) -> None:
         """Measure how late the loop is."""
@@ -194,37 +238,46 @@ class Worker:
 
     async def stop(self, deadline: float) -> None:
         """Accept no more; idle sessions end without a word, busy ones behind their reply, at most ``deadline``
-        seconds later; then plugins stop, the last one first."""
+        seconds later; then plugins stop, the last one first. May be called after a failed start, and again."""
         self._stopping = True
         self._metrics.draining(True)
         for listener in self.listeners:
             listener.close()
         for front in self.fronts:
             front.draining = True
+            front.door.close()
             for pump in list(front.pumps):
                 pump.stop()
-        self._ended()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._empty.wait(), deadline)
+        await self._until_empty(deadline)
         for front in self.fronts:
             for pump in list(front.pumps):
                 pump.abort()
-        await asyncio.sleep(0)
+        self._empty.clear()
+        await self._until_empty(_CANCEL_SECONDS)
         if self._lag is not None:
             self._lag.cancel()
+        # No hook is under way any more when its plugin stops.
+        await self._cancel_tasks()
         while self._started:
             await self._stop_plugin(self._started.pop())
-        for task in list(self._tasks):
+        await self._cancel_tasks()
+
+    async def _until_empty(self, seconds: float) -> None:
+        self._ended()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._empty.wait(), seconds)
+
+    async def _cancel_tasks(self) -> None:
+        # Not ourselves: a failed start() may stop from within a task of ours.
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=1.0)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CANCEL_SECONDS)
 
     async def _stop_plugin(self, subscriber: Subscriber) -> None:
-        try:
-            ended = subscriber.plugin.stop()
-            if inspect.isawaitable(ended):
-                await asyncio.wait_for(ended, subscriber.deadline)
-        except Exception as error:
+        error = await self._contained(subscriber.plugin.stop, subscriber.deadline)
+        if error is not None:
             self._log.event(
                 "error",
                 "plugin_error",

@@ -75,7 +75,7 @@ class Admin:
         except OSError as error:
             raise OSError(error.errno, f"admin listener {bind}: {error.strerror or error}") from error
         runner = web.AppRunner(
-            app, access_log=None, keepalive_timeout=self._idle, lingering_time=1.0, shutdown_timeout=2.0
+            app, access_log=None, keepalive_timeout=self._idle, lingering_time=1.0, shutdown_timeout=1.0
         )
         await runner.setup()
         assert runner.server is not None
@@ -93,7 +93,7 @@ class Admin:
             self.address = f"{bracketed(host)}:{port}"
 
     async def stop(self) -> None:
-        """Close the listener and its connections; requests in work have two seconds. May be repeated."""
+        """Close the listener and its connections; requests in work have two seconds to end. May be repeated."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
@@ -101,8 +101,12 @@ class Admin:
             self._server.close()
             self._server = None
         if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+            runner, self._runner = self._runner, None
+            assert runner.server is not None
+            held = [connection.transport for connection in runner.server.connections]
+            await runner.cleanup()
+            for transport in held:
+                _abort(transport)
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
@@ -114,7 +118,7 @@ class Admin:
     def _accept(self, server: web.Server) -> asyncio.BaseProtocol:
         held = server.connections
         if len(held) >= self._connections:
-            held[0].force_close()
+            _drop(held[0])
         return server()
 
     def _watch(self) -> Middleware:
@@ -138,7 +142,7 @@ class Admin:
         for connection in server.connections:
             since = known.get(connection, now)
             if now - since >= self._idle:
-                connection.force_close()
+                _drop(connection)
             else:
                 self._quiet_since[connection] = since
         self._sweeper = loop.call_later(self._idle / 4, self._sweep, loop, server)
@@ -179,6 +183,18 @@ class Admin:
         if reason is None:
             return web.json_response({"ready": True})
         return web.json_response({"ready": False, "reason": reason}, status=503)
+
+
+def _drop(connection: web.RequestHandler) -> None:
+    """Close at once: what a client does not take is not kept for it."""
+    transport = connection.transport
+    connection.force_close()
+    _abort(transport)
+
+
+def _abort(transport: asyncio.WriteTransport | None) -> None:
+    if transport is not None:
+        transport.abort()
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -35,16 +36,25 @@ Ready = Callable[[Worker, Admin | None], Awaitable[None]]
 
 def serve(plan: Plan, loop: LoopName = "uvloop", ready: Ready | None = None) -> int:
     """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open."""
-    log = EventLog(
-        plan.log.file if plan.log.file is not None else 2,
-        form=plan.log.format,
-        level=plan.log.level,
-        users=plan.log.users,
-    )
+    try:
+        log = EventLog(
+            plan.log.file if plan.log.file is not None else 2,
+            form=plan.log.format,
+            level=plan.log.level,
+            users=plan.log.users,
+        )
+    except OSError as error:
+        print(
+            f"popproxy: cannot write the log to {plan.log.file}: {error.strerror}; set [log] file to a path that the "
+            "proxy's user may write, or leave it out for standard error",
+            file=sys.stderr,
+        )
+        return EX_CONFIG
     logging.getLogger().handlers[:] = [LibraryHandler(log)]
+    _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(_serve(plan, loop, log, ready))
+            return runner.run(_Service(plan, log).run(ready))
     finally:
         log.close()
 
@@ -60,67 +70,96 @@ def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
     return asyncio.new_event_loop
 
 
-async def _serve(plan: Plan, loop_name: str, log: EventLog, ready: Ready | None) -> int:
-    began = time.monotonic()
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: _internal(log, context))
-    source = str(plan.source) if plan.source is not None else ""
-    log.event("info", "starting", version=__version__, pid=os.getpid(), config=source, hash=plan.hash)
-    registry = new_registry()
-    metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
-    metrics.build(type(loop).__module__.partition(".")[0])
-    metrics.config(plan.hash)
-    worker = Worker(plan, log, metrics)
-    state = ["starting"]
-    admin = Admin(lambda accept: render(registry, accept, _RENDER_PAUSE), lambda: state[0] or None) if plan.admin else None
-    try:
-        if admin is not None and plan.admin is not None:
-            await admin.start(plan.admin.bind)
-            log.event("info", "admin_listening", address=admin.address)
-        await worker.start()
-    except (BindError, TlsConfigError, PluginFailed, OSError) as error:
+def _raise_descriptor_limit() -> None:
+    """A session needs two descriptors; the usual soft limit of 1024 is for programs that use select(2)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Service:
+    """What runs in the loop. ``state`` is why no sessions are taken, empty when they are."""
+
+    def __init__(self, plan: Plan, log: EventLog) -> None:
+        self.plan = plan
+        self.log = log
+        self.state = "starting"
+        self.began = time.monotonic()
+
+    async def run(self, ready: Ready | None) -> int:
+        """From the first log line to the last; the exit code."""
+        plan, log = self.plan, self.log
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: _internal(log, context))
+        source = str(plan.source) if plan.source is not None else ""
+        log.event("info", "starting", version=__version__, pid=os.getpid(), config=source, hash=plan.hash)
+        registry = new_registry()
+        metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
+        metrics.build(type(loop).__module__.partition(".")[0])
+        metrics.config(plan.hash)
+        worker = Worker(plan, log, metrics)
+        admin = None
+        if plan.admin is not None:
+            admin = Admin(lambda accept: render(registry, accept, _RENDER_PAUSE), lambda: self.state or None)
+        signalled = self._on_signals(loop, worker)
+        try:
+            code = await self._start(worker, admin, signalled)
+            if code == EX_OK:
+                try:
+                    if ready is not None and not signalled.done():
+                        await ready(worker, admin)
+                    name = await signalled
+                    self.state = "draining"
+                    log.event("info", "stopping", signal=name, sessions=worker.sessions)
+                    await worker.stop(DRAIN_SECONDS)
+                finally:
+                    await worker.stop(0.0)
+        finally:
+            if admin is not None:
+                await admin.stop()
+        log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
+        return code
+
+    def _on_signals(self, loop: asyncio.AbstractEventLoop, worker: Worker) -> asyncio.Future[str]:
+        """The future gets the name of the first TERM or INT; a second one ends the waiting for sessions."""
+        signalled: asyncio.Future[str] = loop.create_future()
+
+        def end(name: str) -> None:
+            if signalled.done():
+                worker.hurry()
+            else:
+                signalled.set_result(name)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end, number.name)
+        loop.add_signal_handler(signal.SIGUSR1, self.log.reopen)
+        return signalled
+
+    async def _start(self, worker: Worker, admin: Admin | None, signalled: asyncio.Future[str]) -> int:
+        """Open everything; the exit code when that fails. A signal ends it early, which is no failure."""
+        starting = worker.spawn(self._open(worker, admin))
+        await asyncio.wait({starting, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        if starting.cancelled():
+            return EX_OK
+        error = starting.exception()
+        if error is None:
+            return EX_OK
+        if not isinstance(error, (BindError, TlsConfigError, PluginFailed, OSError)):
+            raise error
         print(f"popproxy: {error}", file=sys.stderr)
-        log.event("error", "start_failed", detail=str(error))
-        if admin is not None:
-            await admin.stop()
+        self.log.event("error", "start_failed", detail=str(error))
         return EX_CONFIG if isinstance(error, TlsConfigError) else EX_UNAVAILABLE
-    state[0] = ""
-    log.event("info", "started", seconds=round(time.monotonic() - began, 3))
-    try:
-        name = await _signalled(log, None if ready is None else ready(worker, admin))
-        state[0] = "draining"
-        log.event("info", "stopping", signal=name, sessions=worker.sessions)
-        await _drain(worker)
-    finally:
-        if admin is not None:
-            await admin.stop()
-    log.event("info", "stopped", sessions=0, seconds=round(time.monotonic() - began, 3))
-    return EX_OK
 
-
-async def _signalled(log: EventLog, ready: Awaitable[None] | None) -> str:
-    """Wait for TERM or INT; its name."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[str] = loop.create_future()
-
-    def end(name: str) -> None:
-        if not ended.done():
-            ended.set_result(name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number.name)
-    loop.add_signal_handler(signal.SIGUSR1, log.reopen)
-    if ready is not None:
-        await ready
-    return await ended
-
-
-async def _drain(worker: Worker) -> None:
-    """Stop within DRAIN_SECONDS; a second signal ends the waiting."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.hurry)
-    await worker.stop(DRAIN_SECONDS)
+    async def _open(self, worker: Worker, admin: Admin | None) -> None:
+        if admin is not None and self.plan.admin is not None:
+            await admin.start(self.plan.admin.bind)
+            self.log.event("info", "admin_listening", address=admin.address)
+        await worker.start()
+        self.state = ""
+        self.log.event("info", "started", seconds=round(time.monotonic() - self.began, 3))
 
 
 def _internal(log: EventLog, context: dict[str, object]) -> None:

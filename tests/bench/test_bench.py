@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.bench import account, certs, mail, report
 from tests.bench.load import Load
-from tests.bench.peers import PEERS, Site, free_ports
+from tests.bench.peers import PEERS, PLUGINS, Site, environment, free_ports
 from tests.bench.run import Child, options, takes_part
 from tests.bench.scenarios import SCENARIOS, Goal, Reading
 from tests.bench.wires import LoadError
@@ -215,6 +215,56 @@ def test_cpu_of_ended_threads_is_charged() -> None:
     thread.start()
     thread.join()
     assert account.cpu_seconds(os.getpid()) - before > 0.15
+
+
+def test_load_compares_what_the_proxy_puts_in_front(load: Load) -> None:
+    liar = Liar(b"X-Head: 1\r\n" + GOOD)
+    try:
+        load.do({"op": "target", "port": liar.port, "tls": False})
+        load.do({"op": "open", "clients": 1, "user": "m1x100000"})
+        job = {"op": "drive", "script": "retr", "count": 1}
+        assert load.do({**job, "head": "X-Head: 1\r\n"})["octets"] > len(GOOD)
+    finally:
+        liar.stop()
+    liar = Liar(GOOD)
+    try:
+        load.held.clear()
+        load.do({"op": "target", "port": liar.port, "tls": False})
+        load.do({"op": "open", "clients": 1, "user": "m1x100000"})
+        with pytest.raises(LoadError, match="octets differ"):
+            load.do({**job, "head": "X-Head: 1\r\n"})
+    finally:
+        liar.stop()
+
+
+def test_report_compares_a_plugin_with_none() -> None:
+    readings: dict[str, dict[str, list[Reading | None]]] = {
+        "bulk-plain": {"popproxy": [Reading(100.0), Reading(200.0)], "nginx": [Reading(1.0), Reading(1.0)]},
+        "headers-bulk": {"popproxy": [Reading(120.0), Reading(280.0)]},
+    }
+    assert report.ratio(readings, "headers-bulk", "popproxy", "bulk-plain") == pytest.approx((1.2 + 1.4) / 2)
+    assert "1.30 (must 1.5, goal 1.15): must met, against no plugin" in report.markdown(readings, {}, [], quick=False)
+
+
+def test_a_base_is_another_scenario_of_the_same_unit() -> None:
+    by_name = {one.name: one for one in SCENARIOS}
+    based = [one for one in SCENARIOS if one.base]
+    assert {one.variant.plugin for one in based} == set(PLUGINS) - {""}
+    for one in based:
+        assert by_name[one.base].unit == one.unit
+        assert [peer for peer in PEERS if takes_part(one, peer)] == ["popproxy"]
+
+
+@pytest.mark.parametrize("upstream_tls", [False, True])
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_popproxy_accepts_its_configuration(plugin: str, upstream_tls: bool, tmp_path: Path) -> None:
+    plain, tls, extra = free_ports(3)
+    site = Site(tmp_path, plain, tls, extra, 1, upstream_tls, certs.make(tmp_path, "ecdsa"), plugin)
+    *program, _, _, path = PEERS["popproxy"].write(site)
+    run = subprocess.run(
+        [*program, "check", "--config", path], env=environment(), capture_output=True, text=True, timeout=30
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_report_divides_within_rounds() -> None:

@@ -50,12 +50,16 @@ def need() -> Need:
             reason = packages.lacking(name)
             if reason is None:
                 continue
-            text = f"needs the Debian package {name}: {reason}"
-            if os.environ.get("CI", "").lower() in ("true", "1"):
-                pytest.fail(f"{text} (a skip is a failure under CI)", pytrace=False)
-            pytest.skip(text)
+            unavailable(f"needs the Debian package {name}: {reason}")
 
     return check
+
+
+def unavailable(text: str) -> None:
+    """Skip with this reason; under CI fail."""
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(f"{text} (a skip is a failure under CI)", pytrace=False)
+    pytest.skip(text)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +118,8 @@ def dovecot(need: Need, authority: trustme.CA) -> Iterator[Dovecot]:
 def courier(need: Need, authority: trustme.CA) -> Iterator[Courier]:
     """Courier, with no account yet."""
     need("courier-pop")
-    _root_only("courier-pop")
+    if os.geteuid() != 0:
+        unavailable("courier-pop runs in a chroot here, which takes root")
     with courier_server.start(*issued(authority, *NAMES)) as server:
         yield server
 
@@ -125,11 +130,6 @@ def cyrus(need: Need, authority: trustme.CA) -> Iterator[Cyrus]:
     need("cyrus-pop3d")
     with cyrus_server.start(*issued(authority, *NAMES)) as server:
         yield server
-
-
-def _root_only(package: str) -> None:
-    if os.geteuid() != 0:
-        pytest.skip(f"{package} runs in a chroot, which takes root")
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ def test_a_strange_accept_header_gets_plain_text(accept: str) -> None:
     assert content_type.startswith("text/plain; version=0.0.4")
 
 
-def test_a_pause_is_slept_between_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_is_slept_between_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("popproxy.metrics.exposition.time.sleep", slept.append)
     registry = CollectorRegistry()
@@ -102,3 +102,7 @@ def test_a_pause_is_slept_between_metrics(monkeypatch: pytest.MonkeyPatch) -> No
     body, _ = render(registry, pause=0.0002)
     assert body == generate_latest(registry)
     assert slept == [0.0002] * len(list(registry.collect()))
+    many = touched(CollectorRegistry())
+    slept.clear()
+    assert render(many, pause=0.0002)[0] == generate_latest(many)
+    assert len(slept) == sum(-(-len(family.samples) // 150) for family in many.collect())

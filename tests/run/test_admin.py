@@ -7,14 +7,14 @@ import stat
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvloop
 
 from popproxy.config.urls import Bind
 from popproxy.metrics import WorkerMetrics, new_registry, render
-from popproxy.run.admin import Admin
+from popproxy.run.admin import Admin, _drop
 
 LOOPBACK = Bind("inet", "127.0.0.1", 0)
 Answer = tuple[int, dict[str, str], bytes]
@@ -269,6 +269,33 @@ def test_an_answer_that_nobody_takes_is_given_up(loop: str) -> None:
         await admin.stop()
 
     play(case, loop)
+
+
+def test_stop_does_not_wait_for_a_client_that_takes_nothing(loop: str) -> None:
+    async def case(stub: Stub) -> None:
+        admin = Admin(lambda accept: (b"x" * (32 << 20), "text/plain"), stub.ready)
+        await admin.start(LOOPBACK)
+        reader, writer = await connect(admin)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.wait_for(admin.stop(), 10)
+        assert await drain(reader) < 32 << 20
+        writer.close()
+
+    play(case, loop)
+
+
+def test_a_connection_that_is_gone_is_closed_without_a_word() -> None:
+    class Gone:
+        transport = None
+        closed = 0
+
+        def force_close(self) -> None:
+            self.closed += 1
+
+    gone = Gone()
+    _drop(cast(Any, gone))
+    assert gone.closed == 1
 
 
 def test_a_connection_in_use_is_kept(loop: str) -> None:

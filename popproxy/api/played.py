@@ -1,0 +1,144 @@
+"""What a play is given (Options) and what it gives back (Played); ``popproxy.api.testing`` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from popproxy.api.fakes import LogLine
+from popproxy.api.views import SessionSummary, SessionView
+
+
+class PlayError(AssertionError):
+    """The conversation did not go as the script says. The text names the script's line and shows what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a play can set, by keyword or by ``:key value`` in the script (which wins); the names are the same.
+
+    In a script yes and no stand for true and false, and a list is written with commas.
+    """
+
+    tls: str = "off"
+    """TLS of the client's leg: ``off``, ``starttls``, ``implicit``."""
+    auth_before_tls: bool = True
+    """Whether USER, PASS and AUTH are welcome on a clear leg."""
+    upstream_tls: str = "off"
+    """TLS of the leg upstream: ``off``, ``starttls``, ``implicit``."""
+    mechanism: str = "auto"
+    initial_response: str = "auto"
+    """How the proxy logs in upstream: the keys of ``[upstream.*]``."""
+    known: tuple[str, ...] | None = None
+    """Capabilities the upstream is already known to have, so that it is not asked; ``none`` when it has no CAPA."""
+    upstreams: tuple[str, ...] = ("main",)
+    """Names a Route may lead to; the first is the default."""
+    logged_in: bool = False
+    """Begin behind a login of ``user`` with ``password``, which both peers do by themselves."""
+    user: str = "joe"
+    password: str = "sesame"
+    client: str = "192.0.2.1"
+    listener: str = "pop3"
+    greeting: str = "POP3 ready"
+    implementation: str = ""
+    bare_lf: bool = False
+    pipelining: bool = True
+    open: tuple[str, ...] = ()
+    """Fenced verbs that are relayed."""
+    verbs: tuple[str, ...] = ()
+    """Declared verbs with their framing: ``XFOO multi``."""
+    capabilities: tuple[str, ...] = ()
+    """Unknown capabilities that are passed on."""
+    limits: tuple[str, ...] = ()
+    timeouts: tuple[str, ...] = ()
+    """Keys of ``[limits]`` and ``[timeouts]`` in octets and seconds: ``line=100``."""
+    fail: str = ""
+    """``open`` or ``closed`` for all plugins; empty leaves what they declare."""
+    pieces: str = "whole"
+    """How what a peer sends in a row is cut: ``whole`` or ``octets``."""
+
+
+@dataclass(slots=True)
+class Played:
+    """What came of it. ``client`` and ``upstream`` are all octets each peer received."""
+
+    session: SessionView
+    client: bytes = b""
+    upstream: bytes = b""
+    log: list[LogLine] = field(default_factory=list[LogLine])
+    """What the plugins logged."""
+    notes: list[LogLine] = field(default_factory=list[LogLine])
+    """What the proxy logged of the session: ``plugin_error``, ``login_failed``, ``upstream_failed``."""
+    counters: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    """The plugins' counters by name and label value."""
+    calls: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    """Hook calls that ended well: plugin, hook, ``pass`` ``modify`` or ``deny``."""
+    errors: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
+    """Hook calls that failed: plugin, hook, ``fail_open`` or ``fail_closed``."""
+    violations: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    logins: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """Mechanism and result of each attempt."""
+    commands: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """Answered commands by verb and outcome."""
+    summary: SessionSummary | None = None
+    detail: str = ""
+
+
+class PlayedMeter:
+    """core.meter.SessionMeter that writes into a Played."""
+
+    def __init__(self, played: Played, verbs: Sequence[str], outcomes: int) -> None:
+        self.commands = [0] * (len(verbs) * outcomes)
+        self.pipelined = [0]
+        self._played = played
+        self._verbs = verbs
+
+    def latency(self, verb: int, seconds: float, count: int) -> None:
+        """See core.meter."""
+        assert seconds >= 0 and count > 0, "a latency below 0"
+
+    def transfer(self, verb: int, seconds: float, octets: int) -> None:
+        """See core.meter."""
+        assert seconds >= 0 and octets > 0, "a transfer of nothing"
+
+    def message(self, verb: int, ok: bool) -> None:
+        """See core.meter."""
+        assert self._verbs[verb] in ("RETR", "TOP", "DELE")
+
+    def auth(self, mechanism: str, result: str, seconds: float) -> None:
+        """See core.meter."""
+        self._played.logins.append((mechanism, result))
+
+    def violation(self, side: str, kind: str) -> None:
+        """See core.meter."""
+        self._played.violations.append((side, kind))
+
+    def plugin(self, plugin: str, hook: str, verdict: str, seconds: float) -> None:
+        """See core.meter."""
+        self._played.calls.append((plugin, hook, verdict))
+
+    def plugin_error(self, plugin: str, hook: str, action: str) -> None:
+        """See core.meter."""
+        self._played.errors.append((plugin, hook, action))
+
+
+_KEYS = {entry.name: entry for entry in fields(Options)}
+
+
+def read_options(given: Mapping[str, Any], name: str) -> Options:
+    """Options from keywords and from the ``:key value`` lines of a script. Raises PlayError."""
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in _KEYS:
+            raise PlayError(f"{name}: unknown option {key!r}; there are {', '.join(_KEYS)}")
+        default = _KEYS[key].default
+        if isinstance(default, bool) and isinstance(value, str):
+            if value not in ("yes", "no"):
+                raise PlayError(f"{name}: option {key}: {value!r}; write yes or no")
+            values[key] = value == "yes"
+        elif isinstance(value, str) and not isinstance(default, str):
+            values[key] = () if value == "none" else tuple(part.strip() for part in value.split(","))
+        else:
+            values[key] = value
+    return Options(**values)
