@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 from popproxy.api.header import Header, header_end
 
@@ -17,7 +18,17 @@ class BodyFilter:
     to the client. When the session dies neither is called again. Line ends are CRLF; chunks end anywhere.
     """
 
-    __slots__ = ()
+    __slots__ = ("through",)
+
+    def __new__(cls, *arguments: object, **options: object) -> Self:
+        """Every filter begins with ``through`` false, also one whose ``__init__`` does not call this one's."""
+        made = super().__new__(cls)
+        made.through = False
+        return made
+
+    through: bool
+    """Set it true when the filter is done: ``feed`` would return from now on what it gets, ``finish`` nothing, and the
+    last octets it returned are the last it was fed. The rest of the message then passes at the speed of the wire."""
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes on for ``chunk``; ``b""`` keeps everything back for now."""
@@ -36,13 +47,13 @@ class HeaderFilter(BodyFilter):
     ``limit`` octets is not edited: ``overflow`` is called instead and, unless that raises, the message passes as it is.
     """
 
-    __slots__ = ("_change", "_held", "_limit", "_through", "overflowed")
+    __slots__ = ("_change", "_held", "_limit", "overflowed")
 
     def __init__(self, edit: Callable[[Header], None] | None = None, *, limit: int = HEADER_LIMIT) -> None:
         self._change = edit
         self._limit = limit
         self._held = bytearray()
-        self._through = False
+        self.through = False
         self.overflowed = False
         """Whether the header was too large and the message passes unedited."""
 
@@ -56,7 +67,7 @@ class HeaderFilter(BodyFilter):
 
     def feed(self, chunk: bytes) -> bytes:
         """Nothing until the header is complete, then the edited header and what follows, then each chunk itself."""
-        if self._through:
+        if self.through:
             return chunk
         if not self._held:
             data: bytes | bytearray = chunk
@@ -70,7 +81,7 @@ class HeaderFilter(BodyFilter):
             if data is chunk:
                 self._held += chunk
             return b""
-        self._through = True
+        self.through = True
         if end < 0:
             self.overflowed = True
             self.overflow()
@@ -83,9 +94,9 @@ class HeaderFilter(BodyFilter):
 
     def finish(self) -> bytes:
         """The edited header of a message that ended within it."""
-        if self._through:
+        if self.through:
             return b""
-        self._through = True
+        self.through = True
         header = Header(self._release())
         self.edit(header)
         return bytes(header)

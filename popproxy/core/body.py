@@ -128,6 +128,11 @@ class FilterStage:
             return self._failed(error)
         return out
 
+    @property
+    def through(self) -> bool:
+        """Whether what follows passes the filter untouched."""
+        return self._filter is None or self._filter.through is True
+
     def _failed(self, error: BaseException) -> bytes:
         self._report(self._entry, error)
         if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > KEPT:
@@ -137,11 +142,16 @@ class FilterStage:
         return kept
 
 
+_FIRST_PIECE = 8192
+
+
 class Filtered:
     """Un-stuff > filters > stuff. The status line goes out with the first octets that the filters give on."""
 
     def __init__(self, head: bytes, stages: list[FilterStage]) -> None:
         self.untouched = True
+        self.through = False
+        """Whether no filter changes what follows: it may pass as it travels, without this sink."""
         self._head = head
         self._unstuff = Unstuffer()
         self._stages = stages
@@ -149,15 +159,36 @@ class Filtered:
 
     def feed(self, chunk: bytes) -> bytes:
         """Filtered octets, stuffed. Raises FilterFailed."""
+        if len(chunk) <= _FIRST_PIECE:
+            return self._edit(chunk)
+        # Small pieces first: most filters are through when the header is.
+        parts: list[bytes] = []
+        place, size = 0, _FIRST_PIECE
+        while place < len(chunk) and not self.through:
+            parts.append(self._edit(chunk[place : place + size]))
+            place += size
+            size *= 2
+        return b"".join((*parts, chunk[place:]))
+
+    def _edit(self, chunk: bytes) -> bytes:
+        if self.through:
+            # Un-stuffing and stuffing again is the identity (wire/dots.py).
+            return chunk
         data = self._unstuff.feed(chunk)
         for stage in self._stages:
             if not data:
                 return b""
             data = stage.feed(data)
-        return self._out(self._stuff.feed(data)) if data else b""
+        if not data:
+            return b""
+        # A dot at the end may be a stuffing dot that is taken off already: then the next octets are not as they came.
+        self.through = chunk[-1] != 0x2E and all(stage.through for stage in self._stages)
+        return self._out(self._stuff.feed(data))
 
     def finish(self) -> bytes:
         """What the filters held back, and the terminator. Raises FilterFailed."""
+        if self.through:
+            return b".\r\n"
         data = b""
         for stage in self._stages:
             data = (stage.feed(data) if data else b"") + stage.finish()

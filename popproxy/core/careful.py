@@ -75,7 +75,13 @@ class Careful:
             data = sink.feed(chunk) if chunk else b""
             if data:
                 s.to_client.append(data)
-            if isinstance(sink, Spooled) and (ended or sink.overflowed):
+            if isinstance(sink, Filtered) and sink.through and not ended:
+                # What follows passes untouched, what is held included; the scanner has seen all of it.
+                if self.hold:
+                    s.to_client.append(self.hold)
+                    self.hold = b""
+                a.sink = None
+            elif isinstance(sink, Spooled) and (ended or sink.overflowed):
                 a.pours.spooled(sink, ended, now)
             elif isinstance(sink, Collect) and ended:
                 a.streamed(now)

@@ -301,9 +301,10 @@ class Entrance:
             reply = outcome.line()
             self.drop()
         else:
-            text = outcome.status.text.decode("utf-8", "replace")
+            text = outcome.line[4:-2].decode("utf-8", "backslashreplace")
             result = LoginResult(True, None, text, "", s.view.upstream or "")
-            reply = _success(outcome)
+            # The upstream's own line: it may say how many messages wait.
+            reply = outcome.line
 
         broken: list[Refuse] = []
 
@@ -357,12 +358,6 @@ class Entrance:
         self.drop()
         s.enter(Phase.AUTHORIZATION)
         self._desk.turned_away()
-
-
-def _success(entered: LoggedIn) -> bytes:
-    """The upstream's own line: it may say how many messages wait."""
-    status = entered.status
-    return ok(b"[" + status.code + b"] " + status.text if status.code else status.text)
 
 
 def shown(name: str) -> str:

@@ -59,6 +59,9 @@ def call(
     false when an async hook suspended the chain: then ``then`` runs later, otherwise it has run. A BROKEN refusal
     goes to ``use`` for a failed plugin that is Fail.CLOSED.
     """
+    if not entries:
+        then()
+        return True
     return _step(host, entries, 0, arguments, use, then)
 
 

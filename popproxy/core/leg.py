@@ -54,9 +54,9 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The upstream let the user in; ``status`` is its line."""
+    """The upstream let the user in; ``line`` is how it said so, CRLF included."""
 
-    status: Status
+    line: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,11 @@ class Leg:
     __slots__ = (
         "_body",
         "_buffer",
-        "_dialogue",
         "_head",
         "_limits",
+        "_running",
         "_secure",
         "_size",
-        "_then",
         "_wait",
         "_write",
         "said",
@@ -119,8 +118,7 @@ class Leg:
         self._secure = secure
         self._wait = wait
         self._buffer = LineBuffer(limits.reply)
-        self._dialogue: Dialogue | None = None
-        self._then: Callable[[Result], None] | None = None
+        self._running: tuple[Dialogue, Callable[[Result], None]] | None = None
         self._head: Heard | None = None
         self._body: list[bytes] = []
         self._size = 0
@@ -128,18 +126,17 @@ class Leg:
     @property
     def unasked(self) -> bool:
         """Whether octets are there although nothing was asked: look after every call."""
-        return self._dialogue is None and len(self._buffer) > 0
+        return self._running is None and len(self._buffer) > 0
 
     def run(self, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
         """Start ``dialogue``; ``then`` gets its result, at once or later."""
-        self._dialogue = dialogue
-        self._then = then
-        self._step(lambda: next(dialogue))
+        self._running = dialogue, then
+        self._step(lambda: next(dialogue), then)
 
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
         self._buffer.feed(data)
-        while self._dialogue is not None and len(self._buffer):
+        while self._running is not None and len(self._buffer):
             if self.securing:
                 self.fail(_injected())
                 return
@@ -149,78 +146,73 @@ class Leg:
             if line is None or len(line) > self._limits.reply:
                 self.fail(Failure(Kind.OVERLONG, f"a reply line of more than {self._limits.reply} octets"))
                 return
-            self._line(line)
+            heard = self._line(line)
+            if isinstance(heard, Failure):
+                self.fail(heard)
+            elif heard is not None:
+                self._hear(heard, *self._running)
 
     def secured(self) -> None:
         """TLS is on."""
-        dialogue = self._dialogue
         self.securing = False
-        if dialogue is not None:
-            self._step(lambda: next(dialogue))
+        if self._running is not None:
+            dialogue, then = self._running
+            self._step(lambda: next(dialogue), then)
 
     def fail(self, failure: Failure) -> None:
         """End the dialogue with ``failure``."""
-        then, self._then = self._then, None
-        if self._dialogue is not None:
-            self._dialogue.close()
-            self._dialogue = None
-        if then is not None:
+        if self._running is not None:
+            (dialogue, then), self._running = self._running, None
+            dialogue.close()
             then(failure)
 
-    def _line(self, line: bytes) -> None:
+    def _line(self, line: bytes) -> Heard | Failure | None:
+        """The reply that ends with ``line``; None when it goes on."""
         said = self.said
         if said is None or not line.endswith(b"\r\n"):
-            self.fail(self._strange(line))
-            return
+            return self._strange(line)
         text = line[:-2]
         if self._head is not None:
-            self._listed(self._head, text)
-            return
+            return self._listed(self._head, text)
         status = parse_status(text)
         if status is None:
             # RFC 5034 section 4: a challenge is "+ " and base64; some servers leave the space out.
-            if said.challenge and (text == b"+" or text.startswith(b"+ ")):
-                self._heard(Heard(line, None))
-            else:
-                self.fail(self._strange(line))
-        elif status.ok and said.multiline:
-            self._head = Heard(line, status)
-            self._body = []
-            self._size = 0
-        else:
-            self._heard(Heard(line, status))
+            challenge = said.challenge and (text == b"+" or text.startswith(b"+ "))
+            return Heard(line, None) if challenge else self._strange(line)
+        heard = Heard(line, status)
+        if not (status.ok and said.multiline):
+            return heard
+        self._head = heard
+        self._body = []
+        self._size = 0
+        return None
 
     def _strange(self, line: bytes) -> Failure:
         said = self.said
         shown = "hidden, for it may repeat a secret" if said is not None and said.secret else repr(line[:80])
         return Failure(Kind.PROTOCOL if said is not None and said.data else Kind.GREETING, f"not a reply: {shown}")
 
-    def _listed(self, head: Heard, text: bytes) -> None:
+    def _listed(self, head: Heard, text: bytes) -> Heard | Failure | None:
         if text == b".":
             self._head = None
-            self._heard(Heard(head.raw, head.status, tuple(self._body)))
-            return
+            return Heard(head.raw, head.status, tuple(self._body))
         self._size += len(text) + 2
         if self._size > self._limits.listing:
-            self.fail(Failure(Kind.OVERLONG, f"a listing of more than {self._limits.listing} octets"))
-            return
+            return Failure(Kind.OVERLONG, f"a listing of more than {self._limits.listing} octets")
         self._body.append(text[1:] if text.startswith(b".") else text)
+        return None
 
-    def _heard(self, heard: Heard) -> None:
-        dialogue = self._dialogue
-        if dialogue is not None:
-            self._step(lambda: dialogue.send(heard))
+    def _hear(self, heard: Heard, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
+        self._step(lambda: dialogue.send(heard), then)
 
-    def _step(self, advance: Callable[[], Say | StartTls]) -> None:
+    def _step(self, advance: Callable[[], Say | StartTls], then: Callable[[Result], None]) -> None:
         """Let the dialogue go on to what it says next, or to its end."""
         self.said = None
         try:
             step = advance()
         except StopIteration as stop:
-            self._dialogue = None
-            then, self._then = self._then, None
-            if then is not None:
-                then(stop.value)
+            self._running = None
+            then(stop.value)
             return
         if isinstance(step, StartTls):
             if len(self._buffer):

@@ -116,7 +116,7 @@ def log_in(
 def _ended(heard: Heard, credentials: Password) -> LoggedIn | LoginRefused | Failure:
     if heard.status is None:
         return Failure(Kind.PROTOCOL, "one challenge too many")
-    return LoggedIn(heard.status) if heard.ok else _refused(heard.status, credentials.password)
+    return LoggedIn(heard.raw) if heard.ok else _refused(heard.status, heard.raw[5:-2], credentials.password)
 
 
 def _choose(policy: UpstreamPolicy, credentials: Password, known: Capabilities | None) -> bytes | Failure:
@@ -179,13 +179,13 @@ _WORDS: tuple[tuple[Code, tuple[bytes, ...]], ...] = (
 )
 
 
-def _refused(status: Status, secret: bytes) -> LoginRefused:
+def _refused(status: Status, said: bytes, secret: bytes) -> LoginRefused:
     """What a refusal of the upstream means. Its words stay in the log: they can tell users from non-users.
 
     An upstream without response codes is read by its words, as fetchmail reads it; in doubt the password is bad.
     """
-    reason = (b"[%b] %b" % (status.code, status.text) if status.code else status.text).decode("utf-8", "replace")
-    if secret in status.text:
+    reason = said.decode("utf-8", "backslashreplace")
+    if secret in said:
         reason = "its words are hidden, for they repeat the password"
     if status.code is not None:
         word = status.code

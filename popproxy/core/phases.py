@@ -6,7 +6,10 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """Where a session stands. The value is the word used in logs and metrics."""
+    """Where a session stands. ``word`` is the value, used in logs and metrics; ``leads`` the phases it may lead to.
+
+    Both are plain attributes: Enum's own ``value`` and hash are Python calls, and every RETR changes phase twice.
+    """
 
     GREETING = "greeting"
     AUTHORIZATION = "authorization"
@@ -15,6 +18,13 @@ class Phase(Enum):
     STREAMING = "streaming"
     UPDATE = "update"
     CLOSED = "closed"
+
+    word: str
+    leads: tuple[Phase, ...]
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.leads = ()
 
 
 _P = Phase
@@ -28,6 +38,9 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.CLOSED: frozenset(),
 }
 """STREAMING is a reply with more than one line on its way; UPDATE begins when QUIT is sent upstream."""
+
+for _phase, _next in TRANSITIONS.items():
+    _phase.leads = tuple(_next)
 
 REASONS: tuple[str, ...] = (
     "quit",

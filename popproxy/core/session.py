@@ -23,7 +23,7 @@ from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Not
 from popproxy.core.failures import Failure
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import DENIED, OUTCOMES, SessionMeter
-from popproxy.core.phases import TRANSITIONS, Phase
+from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan
 from popproxy.core.spool import Spool
 from popproxy.core.transaction import Transaction
@@ -263,10 +263,10 @@ class Session:
 
     def enter(self, phase: Phase) -> None:
         """Go to ``phase``."""
-        if phase not in TRANSITIONS[self.phase]:
-            raise RuntimeError(f"no way from {self.phase.value} to {phase.value}")
+        if phase not in self.phase.leads:
+            raise RuntimeError(f"no way from {self.phase.word} to {phase.word}")
         self.phase = phase
-        self.view.phase = phase.value
+        self.view.phase = phase.word
 
     def transact(self, pipelining: bool, rest: bytes) -> None:
         """The login succeeded: hand over to the next stage. ``rest`` is what the client sent behind it."""
@@ -317,7 +317,7 @@ class Session:
             return
         self.reason = self.reason or reason
         self.detail = self.detail or detail
-        self.state_at_end = self.phase.value
+        self.state_at_end = self.phase.word
         self.deaf = True
         self.enter(Phase.CLOSED)
         self._stage.close()

@@ -8,6 +8,7 @@ side stops the reading of the other at once.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
@@ -178,7 +179,8 @@ class Pump(asyncio.Protocol):
                 effects, s.effects = s.effects, []
                 for effect in effects:
                     self._perform(effect)
-            if not s.pulling or self.client_blocked or self._client is None:
+            client = self._client
+            if not s.pulling or self.client_blocked or client is None or client.is_closing():
                 break
             s.drained()
         if s.phase is not self._phase:
@@ -249,6 +251,9 @@ class Pump(asyncio.Protocol):
             s.end("internal_error", type(error).__name__)
         except Exception as again:
             self.front.fault(self.view, again)
+        for effect in s.effects:
+            if isinstance(effect, Await) and inspect.iscoroutine(effect.awaitable):
+                effect.awaitable.close()
         for out in (s.to_client, s.to_upstream, s.effects):
             out.clear()
         self._close_upstream()

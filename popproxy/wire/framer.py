@@ -31,14 +31,31 @@ class BodyScanner:
         edge = (tail + chunk[start : start + 4]).find(TERMINATOR)
         if edge >= 0:
             return start + edge + 5 - len(tail)
-        if crowded:
-            found = chunk.find(TERMINATOR, start)
-        else:
-            found = chunk.rfind(TERMINATOR, start)
-            if found >= 0 and chunk.rfind(TERMINATOR, start, found + 4) >= 0:
-                found = chunk.find(TERMINATOR, start)
+        found = _find(chunk, start, crowded)
         if found >= 0:
             return found + 5
         size = len(chunk) - start
         self._tail = chunk[-4:] if size >= 4 else (tail + chunk[start:])[-4:]
         return -1
+
+
+def _find(chunk: bytes, start: int, crowded: bool) -> int:
+    """Offset of the first terminator in ``chunk`` from ``start`` on, or -1.
+
+    Base64, which most octets of large mails are, has no dots, and a single octet is found an order of magnitude
+    faster than a pattern: so hop from dot to dot as long as they are few (16 and one for each KiB).
+    """
+    dot, hops = chunk.find(b".", start), 0
+    while dot >= 0 and dot - start >= hops * 1024 - 16384:
+        if dot - 2 >= start and chunk[dot - 2 : dot + 3] == TERMINATOR:
+            return dot - 2
+        dot, hops = chunk.find(b".", dot + 1), hops + 1
+    if dot < 0:
+        return -1
+    start = max(start, dot - 2)
+    if crowded:
+        return chunk.find(TERMINATOR, start)
+    found = chunk.rfind(TERMINATOR, start)
+    if found >= 0 and chunk.rfind(TERMINATOR, start, found + 4) >= 0:
+        return chunk.find(TERMINATOR, start)
+    return found

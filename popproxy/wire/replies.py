@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 _STATUS = re.compile(rb"(\+OK|-ERR)(?: ([^\r\n]*))?\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9][A-Za-z0-9/._@:\-]*)\](?: |\Z)")
+_PRINTABLE = bytes(63 if octet < 32 or octet == 127 else octet for octet in range(256))
 # One or more positive single-line replies and nothing else: the fast road of pipelined commands.
 ALL_OK = re.compile(rb"(?:\+OK(?: [^\r\n]*+)?+\r\n)++")
 
@@ -39,7 +40,7 @@ def parse_status(line: bytes) -> Status | None:
 def one_line(text: str | bytes) -> bytes:
     """``text`` as octets for one reply line: control characters become ``?``, at most 480 octets."""
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
-    return bytes(63 if octet < 32 or octet == 127 else octet for octet in raw[:480])
+    return raw[:480].translate(_PRINTABLE)
 
 
 def ok(text: str | bytes = b"") -> bytes:

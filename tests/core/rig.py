@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from popproxy.api import Fail, Plugin, PluginConfig, SessionView, TlsView
 from popproxy.core import meter
@@ -19,8 +20,6 @@ from popproxy.core.session import Session
 from popproxy.core.spool import MemorySpool, Spool
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import VERB_NAMES
-
-E = TypeVar("E")
 
 BROKEN = b"-ERR [SYS/TEMP] Internal error, try again later\r\n"
 LOST = b"-ERR [SYS/TEMP] Connection to the mail server lost\r\n"
@@ -87,7 +86,7 @@ class Rig:
         *plugins: Plugin[Any],
         fail: Fail | None = None,
         when: Condition | None = None,
-        tls: TlsView | None = None,
+        view_tls: TlsView | None = None,
         known: Sequence[bytes] | None = (b"TOP", b"UIDL", b"PIPELINING"),
         spool: Callable[[int], Spool] = MemorySpool,
         eager: bool = True,
@@ -108,7 +107,7 @@ class Rig:
         }
         self.now = 1000.0
         self.meter = Meter()
-        self.view = SessionView("1", "pop3", "192.0.2.1", tls=tls)
+        self.view = SessionView("1", "pop3", "192.0.2.1", tls=view_tls)
         self.knowledge = Knowledge()
         if known is not None:
             for name in ("main", "other"):
@@ -208,7 +207,8 @@ class Rig:
         out, self.upstream_out = self.upstream_out, b""
         return out
 
-    def pending(self, kind: type[E]) -> list[E]:
+    def pending(self, kind: type) -> list[Any]:
+        """Effects of ``kind`` that were not answered."""
         return [effect for effect in self.effects if isinstance(effect, kind)]
 
     @property
@@ -249,9 +249,27 @@ class Rig:
 
 
 def plugin(fail: Fail = Fail.OPEN, **hooks: Callable[..., Any]) -> Plugin[PluginConfig]:
-    """A plugin made of functions, which take what the hook takes."""
-    made = type("Made", (Plugin,), {"fail": fail, **hooks})
-    return made(PluginConfig())
+    """A plugin made of functions, sync or async, that take what the hook takes, without self."""
+    made = type("Made", (Plugin,), {"fail": fail, **{name: _method(name, hook) for name, hook in hooks.items()}})
+    instance: Plugin[PluginConfig] = made(PluginConfig())
+    return instance
+
+
+def _method(name: str, hook: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(hook):
+
+        async def waits(self: object, *arguments: object) -> Any:
+            return await hook(*arguments)
+
+        method: Any = waits
+    else:
+
+        def calls(self: object, *arguments: object) -> Any:
+            return hook(*arguments)
+
+        method = calls
+    method.__signature__ = inspect.signature(getattr(Plugin, name))
+    return method  # type: ignore[no-any-return]
 
 
 def pieces(data: bytes, size: int) -> Iterable[bytes]:

@@ -86,7 +86,7 @@ def test_the_process_is_shown_beside() -> None:
 
 @pytest.mark.parametrize(
     "accept",
-    ["*/*", "text/plain;version=zz", "application/openmetrics-text;version=1.x", ";;,=,", "application/json", "\x00"],
+    ["*/*", "text/plain;version=zz", "text/plain;version=1.x", ";;,=,", "application/json", "\x00"],
 )
 def test_a_strange_accept_header_gets_plain_text(accept: str) -> None:
     body, content_type = render(CollectorRegistry(), accept)

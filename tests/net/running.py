@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,14 @@ class Proxy:
         lines: list[dict[str, Any]] = [json.loads(line) for line in self._log_path.read_text("ascii").splitlines()]
         return [line for line in lines if event in ("", line["event"])]
 
+    def wait(self, event: str, number: int = 1) -> dict[str, Any]:
+        """The ``number``-th line of this event: the log is written a moment later, by a thread."""
+        eventually(lambda: len(self.lines(event)) >= number, f"{number} lines {event!r}")
+        return self.lines(event)[number - 1]
+
     def session(self, number: int = 1) -> dict[str, Any]:
         """The line of the ``number``-th session to end."""
-        eventually(lambda: len(self.lines("session")) >= number, f"{number} session lines")
-        return self.lines("session")[number - 1]
+        return self.wait("session", number)
 
     def sample(self, name: str, **labels: str) -> float:
         """A metric's value; 0 when it was never touched."""
@@ -233,6 +237,8 @@ def running(setup: Setup, directory: Path, faults: int = 0) -> Iterator[Proxy]:
         yield proxy
         proxy.stop()
     except BaseException:
+        with suppress(Exception):
+            proxy.stop()
         proxy.close()
         raise
     proxy.close()
@@ -292,3 +298,46 @@ def reset(client: WireClient) -> None:
     """End with a RST."""
     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
     client.close()
+
+
+def half_close(client: WireClient) -> None:
+    """No more from this client: close_notify over TLS, a FIN otherwise."""
+    if isinstance(client.socket, ssl.SSLSocket):
+        # SSL_shutdown has two steps: the first sends, the second would wait for the peer's close_notify.
+        client.socket.settimeout(0.0)
+        with suppress(ssl.SSLWantReadError):
+            client.socket.unwrap()
+        client.socket.settimeout(PATIENCE)
+    else:
+        client.socket.shutdown(socket.SHUT_WR)
+
+
+def read_rest(client: WireClient) -> bytes:
+    """What the proxy still sends until it closes. CPython raises instead of b"" when our close_notify is out."""
+    parts = [bytes(client._buffer)]
+    with suppress(ssl.SSLZeroReturnError):
+        while data := client.socket.recv(1 << 16):
+            parts.append(data)
+    return b"".join(parts)
+
+
+def pour(client: WireClient, data: bytes, answer: int, look: Callable[[], None] = lambda: None) -> bytes:
+    """Send ``data`` and read ``answer`` octets, both at once: an SSLSocket belongs to one thread."""
+    sock = client.socket
+    got = bytearray(client._buffer)
+    client._buffer.clear()
+    sent = 0
+    end = time.monotonic() + PATIENCE
+    sock.setblocking(False)
+    while len(got) < answer:
+        assert time.monotonic() < end, f"{len(got)} of {answer} octets, {sent} sent"
+        with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            piece = sock.recv(1 << 16)
+            assert piece, f"closed after {len(got)} octets"
+            got += piece
+            look()
+        with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            # The same octets again when TLS could not take them: SSL_write(3).
+            sent += sock.send(data[sent : sent + (1 << 16)]) if sent < len(data) else 0
+    sock.settimeout(PATIENCE)
+    return bytes(got)

@@ -1,0 +1,69 @@
+"""Which capabilities are shown: never one that does not work, never one nobody knows the framing of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popproxy.core.announce import MECHANISMS, RELAYED, announce
+from popproxy.core.plan import SessionPlan, UpstreamPolicy
+from popproxy.wire.capabilities import Capabilities
+from popproxy.wire.sasl import SERVER_MECHANISMS
+
+
+def plan(**given: Any) -> SessionPlan:
+    return SessionPlan("pop3", {"main": UpstreamPolicy("main")}, "main", **given)
+
+
+def lines(*theirs: bytes, logins: bool = True, stls: bool = False, **given: Any) -> list[bytes]:
+    return announce(plan(**given), Capabilities.parse(theirs), logins=logins, stls=stls).lines()
+
+
+OWN = [b"RESP-CODES", b"AUTH-RESP-CODE"]
+LOGINS = [b"USER", b"SASL PLAIN LOGIN"]
+
+
+def test_without_an_upstream_only_what_the_proxy_does() -> None:
+    assert announce(plan(), None, logins=True, stls=True).lines() == [*OWN, *LOGINS, b"STLS"]
+    assert announce(plan(), None, logins=False, stls=False).lines() == OWN
+
+
+@pytest.mark.parametrize("line", [b"TOP", b"UIDL", b"EXPIRE 0", b"LOGIN-DELAY 60 USER", b"UTF8 USER", b"LANG"])
+def test_the_upstreams_are_passed_with_their_parameters(line: bytes) -> None:
+    assert lines(line, logins=False) == [line, *OWN]
+
+
+def test_pipelining_needs_both() -> None:
+    assert lines(b"PIPELINING", logins=False) == [b"PIPELINING", *OWN]
+    assert lines(b"PIPELINING", logins=False, pipelining=False) == OWN
+
+
+def test_user_sasl_and_stls_are_the_proxys() -> None:
+    assert lines(b"USER", b"SASL CRAM-MD5", b"STLS", logins=False) == OWN
+    assert lines(b"USER", b"SASL CRAM-MD5", b"STLS", stls=True) == [*OWN, *LOGINS, b"STLS"]
+
+
+def test_unknown_ones_only_when_the_operator_passes_them() -> None:
+    assert lines(b"X-A 1", b"X-B", logins=False) == OWN
+    assert lines(b"X-A 1", b"X-B", logins=False, capabilities=frozenset({b"X-A"})) == [*OWN, b"X-A 1"]
+
+
+def test_implementation_is_the_operators() -> None:
+    assert lines(b"IMPLEMENTATION theirs", logins=False) == OWN
+    assert lines(logins=False, implementation="popproxy 1 ü") == [*OWN, b"IMPLEMENTATION popproxy 1 ?"]
+
+
+def test_every_mechanism_that_is_announced_is_there() -> None:
+    assert set(MECHANISMS) <= set(SERVER_MECHANISMS)
+
+
+@given(st.lists(st.sampled_from([*RELAYED, b"X", b"USER", b"SASL PLAIN", b"STLS", b"PIPELINING", b"RESP-CODES"])))
+@settings(max_examples=50, deadline=None)
+def test_nothing_is_invented(theirs: list[bytes]) -> None:
+    shown = announce(plan(), Capabilities.parse(theirs), logins=True, stls=True)
+    own = {b"RESP-CODES", b"AUTH-RESP-CODE", b"USER", b"SASL", b"STLS"}
+    assert set(shown) - own <= {name.split()[0] for name in theirs}
+    assert b"X" not in shown
