@@ -146,6 +146,8 @@ class EventLog:
             self._wake.wait()
             self._stop.wait(BATCH)
             self._wake.clear()
+            # Asked before the lines are taken: a line that came between the two would be lost at the end.
+            stopping = self._stop.is_set()
             with self._lock:
                 lines, self._lines = self._lines, []
                 self._size = 0
@@ -154,7 +156,7 @@ class EventLog:
                 self._open_again(self._path)
             if lines:
                 self._write(b"".join(lines))
-            elif self._stop.is_set():
+            elif stopping:
                 return
             if self._stop.is_set():
                 self._wake.set()
