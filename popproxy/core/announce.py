@@ -8,10 +8,19 @@ dropped unless the operator passes them: a client could use a command whose fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from popproxy.api.verdicts import Refuse
+from popproxy.core import hooks
+from popproxy.core.chain import Entry
+from popproxy.core.meter import ERR, OK
 from popproxy.core.plan import SessionPlan
 from popproxy.wire.capabilities import Capabilities
+from popproxy.wire.commands import VERBS
+
+if TYPE_CHECKING:
+    from popproxy.core.session import Session
 
 RELAYED: tuple[bytes, ...] = (b"TOP", b"UIDL", b"EXPIRE", b"LOGIN-DELAY", b"UTF8", b"LANG")
 MECHANISMS: tuple[bytes, ...] = (b"PLAIN", b"LOGIN")
@@ -44,3 +53,23 @@ def announce(
 def _others(theirs: Capabilities) -> Iterable[bytes]:
     known = {*RELAYED, b"PIPELINING", b"RESP-CODES", b"AUTH-RESP-CODE", b"USER", b"SASL", b"STLS", b"IMPLEMENTATION"}
     return [name for name in theirs if name not in known]
+
+
+def show(session: Session, entries: tuple[Entry, ...], offered: Capabilities, then: Callable[[bytes], None]) -> bool:
+    """on_capabilities, then the whole reply to CAPA goes to ``then``. False when an async hook decides later."""
+    s = session
+    shown = [offered]
+    broken: list[Refuse] = []
+
+    def use(entry: Entry, verdict: Any) -> bool:
+        if isinstance(verdict, Capabilities):
+            shown[0] = verdict
+        else:
+            broken.append(verdict)
+        return bool(broken)
+
+    def done() -> None:
+        s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
+        then(hooks.BROKEN_LINE if broken else shown[0].reply())
+
+    return hooks.call(s, entries, lambda: (s.view, shown[0]), use, done)

@@ -14,7 +14,7 @@ from popproxy.api.credentials import Credentials, Password
 from popproxy.api.verdicts import Refuse
 from popproxy.api.views import TlsView
 from popproxy.core import hooks
-from popproxy.core.announce import announce
+from popproxy.core.announce import announce, show
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.effects import SecureClient
 from popproxy.core.entrance import Entrance, shown
@@ -24,7 +24,6 @@ from popproxy.core.leg import Relayed
 from popproxy.core.limits import BURST
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
 from popproxy.core.phases import Phase
-from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import err, ok
@@ -175,17 +174,18 @@ class Authorization:
 
     def _line(self, line: bytes) -> None:
         limits = self.s.plan.limits
-        limit = limits.auth_line if self._exchange.active or line[:5].upper() == b"AUTH " else limits.line
+        server = self._exchange.server
+        limit = limits.auth_line if server is not None or line[:5].upper() == b"AUTH " else limits.line
         if len(line) > limit:
             self._overlong(limit)
-        elif self._exchange.active:
-            self._exchange.line(line)
+        elif server is not None:
+            self._exchange.line(server, line)
         else:
             self._command_line(line)
 
     def _check_length(self) -> None:
         limits = self.s.plan.limits
-        long = self._exchange.active or self._buffer.starts_with(b"AUTH ")
+        long = self._exchange.server is not None or self._buffer.starts_with(b"AUTH ")
         self._buffer.limit = limits.auth_line if long else limits.line
         if self._buffer.overlong:
             self._overlong(self._buffer.limit)
@@ -330,23 +330,14 @@ class Authorization:
     def _show_capabilities(self) -> None:
         s = self.s
         theirs = s.knowledge.get(s.plan.default_upstream)
-        shown = [announce(s.plan, theirs, logins=not self._clear, stls=self._stls_offered)]
-        broken: list[Refuse] = []
+        offered = announce(s.plan, theirs, logins=not self._clear, stls=self._stls_offered)
 
-        def use(entry: Entry, verdict: Any) -> bool:
-            if isinstance(verdict, Capabilities):
-                shown[0] = verdict
-            else:
-                broken.append(verdict)
-            return bool(broken)
-
-        def then() -> None:
-            s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
-            self._say(hooks.BROKEN_LINE if broken else shown[0].reply())
+        def then(reply: bytes) -> None:
+            self._say(reply)
             self.resume()
 
         self.suspend()
-        hooks.call(s, self._chain["on_capabilities"], lambda: (s.view, shown[0]), use, then)
+        show(s, self._chain["on_capabilities"], offered, then)
 
     def _quit_command(self, command: Command) -> None:
         self.s.count(command.verb.index, OK)

@@ -85,7 +85,7 @@ class FilterStage:
     can go on as if the filter were not there.
     """
 
-    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started")
+    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started", "through")
 
     def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
         self._entry = entry
@@ -94,6 +94,8 @@ class FilterStage:
         self._kept: list[bytes] = []
         self._size = 0
         self._started = False
+        self.through = False
+        """Whether what follows passes the filter untouched."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Through the filter. Raises FilterFailed."""
@@ -109,6 +111,7 @@ class FilterStage:
             out = self._filter.feed(chunk)
             if not isinstance(out, bytes):
                 raise TypeError(f"feed() returned {type(out).__name__}, not bytes")
+            self.through = self._filter.through is True
         except CONTAINED as error:
             return self._failed(error)
         if out and not self._started:
@@ -128,16 +131,12 @@ class FilterStage:
             return self._failed(error)
         return out
 
-    @property
-    def through(self) -> bool:
-        """Whether what follows passes the filter untouched."""
-        return self._filter is None or self._filter.through is True
-
     def _failed(self, error: BaseException) -> bytes:
         self._report(self._entry, error)
         if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > KEPT:
             raise FilterFailed(self._entry.subscriber.name) from error
         self._filter = None
+        self.through = True
         kept, self._kept = b"".join(self._kept), []
         return kept
 
@@ -156,6 +155,7 @@ class Filtered:
         self._unstuff = Unstuffer()
         self._stages = stages
         self._stuff = Stuffer()
+        self._fed = self._given = b"\r\n"
 
     def feed(self, chunk: bytes) -> bytes:
         """Filtered octets, stuffed. Raises FilterFailed."""
@@ -174,6 +174,7 @@ class Filtered:
         if self.through:
             # Un-stuffing and stuffing again is the identity (wire/dots.py).
             return chunk
+        self._fed = (self._fed + chunk[-2:])[-2:]
         data = self._unstuff.feed(chunk)
         for stage in self._stages:
             if not data:
@@ -181,8 +182,11 @@ class Filtered:
             data = stage.feed(data)
         if not data:
             return b""
+        self._given = (self._given + data[-2:])[-2:]
         # A dot at the end may be a stuffing dot that is taken off already: then the next octets are not as they came.
-        self.through = chunk[-1] != 0x2E and all(stage.through for stage in self._stages)
+        # Nor are they when a filter ended its last line elsewhere: a dot would begin a line that began none.
+        done = chunk[-1] != 0x2E and _line_state(self._fed) == _line_state(self._given)
+        self.through = done and all(stage.through for stage in self._stages)
         return self._out(self._stuff.feed(data))
 
     def finish(self) -> bytes:
@@ -199,3 +203,8 @@ class Filtered:
             self.untouched = False
             return self._head + data
         return data
+
+
+def _line_state(octets: bytes) -> int:
+    """Where the octets behind these stand: 2 at the beginning of a line, 1 behind a CR, 0 elsewhere."""
+    return 2 if octets.endswith(b"\r\n") else 1 if octets.endswith(b"\r") else 0

@@ -13,7 +13,7 @@ from popproxy.api.plugin import Fail
 from popproxy.api.verdicts import Answer, Refuse
 from popproxy.api.views import ReplyView
 from popproxy.core import hooks
-from popproxy.core.announce import announce
+from popproxy.core.announce import announce, show
 from popproxy.core.body import Collect, Filtered, FilterFailed, FilterStage, Overlong, Sink, Swallow
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure, Kind
@@ -23,7 +23,6 @@ from popproxy.core.message import Spooled
 from popproxy.core.meter import ERR, OK, UPSTREAM_LOST
 from popproxy.core.phases import Phase
 from popproxy.wire.capabilities import Capabilities
-from popproxy.wire.commands import VERBS
 from popproxy.wire.dots import stuff
 from popproxy.wire.replies import err, ok, parse_status
 
@@ -255,24 +254,15 @@ class Careful:
         s = t.s
         logins = s.secure or s.plan.auth_before_tls
         theirs = Capabilities.parse(body.split(b"\r\n")) if good else None
-        shown = [announce(s.plan, theirs, logins=logins, stls=False)]
-        broken: list[Refuse] = []
+        offered = announce(s.plan, theirs, logins=logins, stls=False)
 
-        def use(entry: Entry, verdict: Any) -> bool:
-            if isinstance(verdict, Capabilities):
-                shown[0] = verdict
-            else:
-                broken.append(verdict)
-            return bool(broken)
-
-        def then() -> None:
+        def then(reply: bytes) -> None:
             waited = self.returned()
-            s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
-            s.to_client.append(hooks.BROKEN_LINE if broken else shown[0].reply())
+            s.to_client.append(reply)
             if waited:
                 self.a.resume()
 
-        if not hooks.call(s, t.chain["on_capabilities"], lambda: (s.view, shown[0]), use, then):
+        if not show(s, t.chain["on_capabilities"], offered, then):
             self.wait(False)
 
 

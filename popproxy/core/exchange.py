@@ -32,9 +32,12 @@ _AUTH = VERBS[b"AUTH"].index
 
 
 class Exchange:
-    """At most one exchange at a time. ``say`` sends a line to the client, ``login`` takes what came out."""
+    """At most one exchange at a time: while ``server`` is not None the client's next line belongs to it.
 
-    __slots__ = ("_login", "_name", "_say", "_server", "s")
+    ``say`` sends a line to the client, ``login`` takes what came out.
+    """
+
+    __slots__ = ("_login", "_name", "_say", "s", "server")
 
     def __init__(
         self, session: Session, say: Callable[[bytes], None], login: Callable[[Password, str], None]
@@ -42,13 +45,8 @@ class Exchange:
         self.s = session
         self._say = say
         self._login = login
-        self._server: ServerMechanism | None = None
+        self.server: ServerMechanism | None = None
         self._name = ""
-
-    @property
-    def active(self) -> bool:
-        """Whether the client's next line belongs to an exchange."""
-        return self._server is not None
 
     def command(self, command: Command) -> None:
         """AUTH came."""
@@ -63,23 +61,22 @@ class Exchange:
             self._say(self.s.bad_command(_AUTH, ERR, "", "Unknown authentication mechanism"))
             return
         self._name = name.decode("ascii")
-        server = self._server = SERVER_MECHANISMS[name]()
+        server = self.server = SERVER_MECHANISMS[name]()
         self._step(lambda: server.start(decode_initial(words[1]) if len(words) > 1 else None))
 
-    def line(self, line: bytes) -> None:
+    def line(self, server: ServerMechanism, line: bytes) -> None:
         """A line of the client within an exchange."""
-        server = self._server
         try:
             text = content(line, self.s.plan.bare_lf)
         except BadCommand as bad:
             self._failed(bad.kind, str(bad))
             return
         if text == CANCEL:
-            self._server = None
+            self.server = None
             self.s.meter.auth(self._name, "aborted", 0.0)
             self.s.count(_AUTH, ERR)
             self._say(err("Authentication cancelled"))
-        elif server is not None:
+        else:
             self._step(lambda: server.respond(decode_response(text)))
 
     def _step(self, advance: Callable[[], Step]) -> None:
@@ -91,11 +88,11 @@ class Exchange:
         if isinstance(outcome, Challenge):
             self._say(encode_challenge(outcome.data))
             return
-        self._server = None
+        self.server = None
         identity = outcome.identity
         self._login(Password(identity.authcid, identity.secret, identity.authzid), self._name)
 
     def _failed(self, kind: str, text: str) -> None:
-        self._server = None
+        self.server = None
         self.s.meter.auth(self._name, "malformed", 0.0)
         self._say(self.s.bad_command(_AUTH, MALFORMED, kind, f"Bad AUTH exchange: {text}"))

@@ -134,8 +134,7 @@ class Outlet:
 
     def finish(self) -> bytes:
         """The end of the reply."""
-        if self._filtered is not None:
-            # Filtered ends the reply itself; a message without a last CRLF gets one there.
+        if self._filtered is not None and not self._filtered.through:
             return self._filtered.finish()
         return self._out(self._stuff.finish())
 

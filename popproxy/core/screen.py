@@ -70,7 +70,7 @@ def _rewritten(t: Transaction, command: Command, wanted: Command) -> Command:
     return wanted
 
 
-def _stopped(t: Transaction, verdict: Any, command: Command) -> None:
+def _stopped(t: Transaction, verdict: Hangup | Refuse | Answer, command: Command) -> None:
     s = t.s
     verb = command.verb.index
     if isinstance(verdict, Hangup):
@@ -79,6 +79,6 @@ def _stopped(t: Transaction, verdict: Any, command: Command) -> None:
     elif isinstance(verdict, Refuse):
         s.count(verb, DENIED)
         t.local(err(verdict.text, None if verdict.code is None else verdict.code.value))
-    elif isinstance(verdict, Answer):
+    else:
         s.count(verb, OK if verdict.ok else DENIED)
         t.local(answered(verdict, command.multiline))

@@ -8,6 +8,8 @@ may be done already; one that takes nothing at all is cut.
 from __future__ import annotations
 
 import asyncio
+import socket
+import sys
 from collections.abc import Callable
 from fcntl import ioctl
 from termios import TIOCOUTQ
@@ -17,6 +19,8 @@ from popproxy.net.tlstransport import TlsTransport
 
 STALL_SECONDS = 30.0
 """How long the client may take nothing at all of what is still to be sent."""
+_ACKED = slice(120, 128)
+"""tcpi_bytes_acked in struct tcp_info (Linux 4.1 and later)."""
 LINGER_SECONDS = 2.0
 LINGER_OCTETS = 1 << 20
 """How long, and how much of it, a client is listened to behind an error."""
@@ -54,7 +58,7 @@ class Farewell(asyncio.Protocol):
         elif not self._closing:
             self._closing = True
             client.set_write_buffer_limits(0)
-            self._look(0)
+            self._look(None)
 
     def resume_writing(self) -> None:
         """All is sent. Not from within the transport's own call: asyncio's would end twice."""
@@ -70,14 +74,16 @@ class Farewell(asyncio.Protocol):
             drop_unread(client.get_extra_info("socket").fileno())
         client.close()
 
-    def _look(self, before: int) -> None:
-        unsent = unsent_octets(self._client)
-        if before and unsent >= before:
+    def _look(self, before: int | None) -> None:
+        if self._client.is_closing():
+            return
+        now = taken(self._client)
+        if now == before:
             self._client.abort()
-        elif unsent:
-            self._later(STALL_SECONDS, self._look, unsent)
+        else:
+            self._later(STALL_SECONDS, self._look, now)
 
-    def _later(self, seconds: float, call: Callable[..., None], *details: int) -> None:
+    def _later(self, seconds: float, call: Callable[..., None], *details: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, call, *details)
@@ -101,13 +107,15 @@ class Farewell(asyncio.Protocol):
         self._gone()
 
 
-def unsent_octets(client: asyncio.Transport) -> int:
-    """What the client has not taken: the write buffer, and what the kernel holds (tcp(7), SIOCOUTQ).
+def taken(client: asyncio.Transport) -> int:
+    """A number that rises while the client takes octets.
 
-    0 when the buffer is empty: then the kernel sends the rest without us.
+    Over TCP what it has acknowledged: the write buffer does not tell, because TLS counts a slice of it until all of
+    that is sent. On a Unix socket what neither the buffer nor the kernel holds any more.
     """
-    held = client.get_write_buffer_size()
-    if not held:
-        return 0
-    queue = ioctl(client.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
-    return held + int.from_bytes(queue, "little", signed=True)
+    sock = client.get_extra_info("socket")
+    if sock.family != socket.AF_UNIX:
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.stop)
+        return int.from_bytes(info[_ACKED], sys.byteorder)
+    queue = ioctl(sock.fileno(), TIOCOUTQ, bytes(4))
+    return -client.get_write_buffer_size() - int.from_bytes(queue, sys.byteorder, signed=True)

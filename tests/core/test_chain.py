@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from popproxy.api import Plugin, PluginConfig, SessionView
 from popproxy.api.plugin import HOOKS, REVERSED
 from popproxy.core.chain import Chain, Subscriber
@@ -16,7 +18,7 @@ def nothing(*_: object) -> None: ...
 
 
 def test_requests_run_forward_and_replies_in_reverse() -> None:
-    hooks = dict.fromkeys(HOOKS, nothing)
+    hooks: dict[str, Any] = dict.fromkeys(HOOKS, nothing)
     chain = Chain([Subscriber("a", plugin(**hooks)), Subscriber("b", plugin(**hooks))])
     for hook in HOOKS:
         names = [entry.subscriber.name for entry in chain[hook]]

@@ -58,6 +58,9 @@ def test_knowledge_is_fresh_for_a_while() -> None:
     theirs = Capabilities.parse([b"TOP"])
     knowledge.learn("main", theirs, 15)
     assert knowledge.get("main") == theirs
+    knowledge.forget("main")
+    knowledge.forget("main")
+    assert not knowledge.fresh("main", 15)
 
 
 def test_prepare_in_the_clear() -> None:
@@ -233,6 +236,11 @@ def test_a_challenge_too_many() -> None:
         _, result = enter(*answers, known=known)
         assert isinstance(result, Failure)
         assert result.kind is Kind.PROTOCOL
+
+
+def test_a_challenge_where_none_may_be() -> None:
+    for answers in ((b"+",), (b"+OK", b"+")):
+        assert enter(*answers)[1] == Failure(Kind.PROTOCOL, "one challenge too many")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.integration import dovecot as dovecot_server
 from tests.integration import packages, proxy
 from tests.integration.courier import Courier
 from tests.integration.cyrus import Cyrus
-from tests.integration.daemon import RUNNING, Account, free_ports, private_directory
+from tests.integration.daemon import RUNNING, Account, free_ports
 from tests.integration.dovecot import LETTERS, Dovecot
 from tests.integration.proxy import Certificate, Proxy, Setup
 
@@ -169,13 +169,6 @@ def start() -> Iterator[Start]:
     """`start(setup)`: a proxy of this test's own."""
     with ExitStack() as running:
         yield lambda setup: running.enter_context(proxy.start(setup))
-
-
-@pytest.fixture
-def work() -> Iterator[Path]:
-    """An empty directory which other users can reach."""
-    with private_directory("client") as directory:
-        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.integration.clients import CLIENTS, Client, Leg, Mailbox, curl, curl_url
+from tests.integration.clients import CLIENTS, Client, Leg, Mailbox, curl, curl_url, s_client
 from tests.integration.conftest import Need, ProxyTo
 from tests.integration.daemon import Account
 from tests.integration.dovecot import LETTERS, Dovecot
@@ -37,7 +36,7 @@ def digests(letters: list[bytes]) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize(("client", "leg"), EACH)
 def test_delivers_the_same(
-    client: Client, leg: Leg, dovecot: Dovecot, proxy: Proxy, reader: Account, need: Need, ca_file: Path, work: Path
+    client: Client, leg: Leg, dovecot: Dovecot, proxy: Proxy, reader: Account, need: Need, ca_file: Path, tmp_path: Path
 ) -> None:
     need(*([client.package] if client.package else []))
     letters = [pair for pair in LETTERS if pair[0] not in client.cannot]
@@ -47,8 +46,8 @@ def test_delivers_the_same(
         ("direct", dovecot.port_tls if leg == "tls" else dovecot.port),
         ("through", proxy_port(proxy, leg)),
     ):
-        (work / name).mkdir()
-        delivered.append(client.fetch(Mailbox(port, leg, account, ca_file), work / name, True))
+        (tmp_path / name).mkdir()
+        delivered.append(client.fetch(Mailbox(port, leg, account, ca_file), tmp_path / name, True))
     direct, through = delivered
     assert digests(through) == digests(direct)
     exact = Counter(through) & Counter(client.delivered(as_sent(letter)) for _, letter in letters)
@@ -58,11 +57,11 @@ def test_delivers_the_same(
 
 @pytest.mark.parametrize(("client", "leg"), EACH)
 def test_deletes_what_it_fetched(
-    client: Client, leg: Leg, dovecot: Dovecot, proxy: Proxy, need: Need, ca_file: Path, work: Path
+    client: Client, leg: Leg, dovecot: Dovecot, proxy: Proxy, need: Need, ca_file: Path, tmp_path: Path
 ) -> None:
     need(*([client.package] if client.package else []))
     account = dovecot.account(SMALL)
-    delivered = client.fetch(Mailbox(proxy_port(proxy, leg), leg, account, ca_file), work, False)
+    delivered = client.fetch(Mailbox(proxy_port(proxy, leg), leg, account, ca_file), tmp_path, False)
     assert Counter(delivered) == Counter(client.delivered(as_sent(letter)) for _, letter in SMALL)
     eventually(lambda: dovecot.kept(account) == [], "empty maildrop")
 
@@ -110,22 +109,15 @@ def test_curl_without_tls_is_refused(mailbox: Mailbox, proxy: Proxy, dovecot: Do
     assert f"user=<{mailbox.account.user}>" not in dovecot.log()
 
 
-def test_s_client_keeps_a_conversation(mailbox: Mailbox, trust: ssl.SSLContext, proxy: Proxy, need: Need) -> None:
-    """`openssl s_client -quiet` with a person typing: one line, one reply."""
+def test_s_client_hears_the_same(mailbox: Mailbox, trust: ssl.SSLContext, proxy: Proxy, need: Need) -> None:
+    """What a person sees who types; after QUIT the connection is closed cleanly."""
     need("openssl")
-    command = ["openssl", "s_client", "-quiet", "-connect", f"localhost:{proxy.pop3s}", "-CAfile", str(mailbox.ca_file)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as typed, logged_in(proxy, "tls", trust, mailbox.account) as other:
-        assert typed.stdin is not None
-        assert typed.stdout is not None
-        assert typed.stdout.readline().startswith(b"+OK")
-        login = (f"USER {mailbox.account.user}", f"PASS {mailbox.password}")
-        for line in (*login, "STAT", "NOOP", "QUIT"):
-            typed.stdin.write(line.encode() + b"\r\n")
-            typed.stdin.flush()
-            reply = typed.stdout.readline()
-            assert reply.startswith(b"+OK"), f"{line}: {reply!r}"
-            if line == "STAT":
-                assert reply == other.single(b"STAT")
-        assert typed.stdout.read() == b""
+    with s_client(mailbox) as (process, ask), logged_in(proxy, "tls", trust, mailbox.account) as other:
+        for line in ("STAT", "NOOP", "LIST 1", "UIDL 4", "RSET"):
+            assert ask(line) == other.single(line.encode())
+        for line in ("LIST", "UIDL", "TOP 2 3", "RETR 3"):
+            assert ask(line, multi=True) == other.multi(line.encode())
+        ask("QUIT")
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+        assert process.wait(10) == 0

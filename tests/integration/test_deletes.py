@@ -13,7 +13,7 @@ import pytest
 from tests.integration import proxy as proxies
 from tests.integration.clients import Leg
 from tests.integration.conftest import ProxyTo
-from tests.integration.daemon import Account
+from tests.integration.daemon import STOP, Account
 from tests.integration.dovecot import LETTERS, Dovecot
 from tests.integration.proxy import Proxy, Setup, eventually
 from tests.integration.reading import LEGS, logged_in, url
@@ -81,6 +81,7 @@ def test_proxy_gone_before_quit(
         assert client.single(b"DELE 1").startswith(b"+OK")
         proxy.daemon.process.send_signal(end)
         assert client.read_eof() == b""
+    proxy.daemon.process.wait(STOP)
     if end is signal.SIGKILL:
         with pytest.raises(AssertionError, match="exits with -9"):
             running.__exit__(None, None, None)

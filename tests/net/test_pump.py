@@ -351,7 +351,7 @@ async def hang() -> None:
 
 
 async def stubborn() -> None:
-    for _ in range(20):
+    for _ in range(5):
         try:
             await asyncio.sleep(0.1)
         except asyncio.CancelledError:

@@ -1,0 +1,129 @@
+"""Verdicts that cannot stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from popproxy.api import (
+    Answer,
+    Bearer,
+    BodyFilter,
+    Capabilities,
+    Code,
+    Command,
+    Credentials,
+    Edit,
+    External,
+    Hangup,
+    Hide,
+    Password,
+    Plugin,
+    Refuse,
+    Replace,
+    Rewrite,
+    Route,
+    Sizes,
+    Verified,
+    parse,
+)
+from popproxy.api.plugin import HOOKS
+from popproxy.core.lies import ALLOWED, Lie, check, unsendable
+
+VERDICTS: list[Any] = [
+    Refuse(),
+    Answer(True),
+    Hangup(),
+    Rewrite(parse(b"NOOP")),
+    Route(),
+    Hide(frozenset({1})),
+    Sizes({1: 2}),
+    Edit(add=[("X", "y")], remove=["Z*"]),
+    Replace(b"x"),
+    Capabilities([(b"TOP", ()), (b"SASL", (b"PLAIN", b"LOGIN"))]),
+    BodyFilter(),
+]
+
+
+@pytest.mark.parametrize("hook", ALLOWED)
+def test_each_hook_takes_its_own(hook: str) -> None:
+    for verdict in VERDICTS:
+        if isinstance(verdict, ALLOWED[hook]):
+            check(hook, verdict)
+        else:
+            with pytest.raises(Lie, match=f"returned {type(verdict).__name__}; allowed: "):
+                check(hook, verdict)
+
+
+def test_every_hook_with_a_verdict_is_known() -> None:
+    assert set(ALLOWED) == set(HOOKS) - {"on_close"}
+    assert all(hasattr(Plugin, hook) for hook in ALLOWED)
+
+
+@pytest.mark.parametrize("verdict", [True, 0, "", b"", [], object(), Refuse, NotImplemented])
+def test_strangers(verdict: object) -> None:
+    with pytest.raises(Lie):
+        check("on_command", verdict)
+
+
+def test_promise_8_no_code_hides_in_a_text() -> None:
+    for verdict in (Refuse("[AUTH] no", None), Answer(False, "[AUTH] no"), Answer(True, "[x")):
+        with pytest.raises(Lie, match="read as a code"):
+            check("on_command", verdict)
+    check("on_command", Refuse("[AUTH] no", Code.SYS_PERM))
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        Password("a\rb", b"x"),
+        Password("a", b"x\ny"),
+        Password("a", b"x", "\0"),
+        Password("", b"x"),
+        Password("a", b""),
+        Password("\ud800", b"x"),
+        Bearer("a", b"x\r\n"),
+        Bearer("a", b""),
+        Verified("a\n"),
+        External(""),
+        Password(5, b"x"),  # type: ignore[arg-type]
+        Password("a", "x"),  # type: ignore[arg-type]
+        Verified(None),  # type: ignore[arg-type]
+    ],
+)
+def test_promise_1_unsendable_credentials(credentials: Credentials) -> None:
+    assert unsendable(credentials)
+    with pytest.raises(Lie, match="Route"):
+        check("on_login", Route(None, credentials))
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [Password("j\udcf6e", b" x \xff", "ann"), Bearer("a@b", b"t"), Verified("ü"), External("a b")],
+)
+def test_sendable_credentials(credentials: Credentials) -> None:
+    assert unsendable(credentials) is None
+    check("on_login", Route("main", credentials))
+
+
+def test_sizes_are_not_negative() -> None:
+    check("on_maildrop", Sizes({1: 0}))
+    with pytest.raises(Lie, match="below 0"):
+        check("on_maildrop", Sizes({1: -1}))
+
+
+@pytest.mark.parametrize("name", [b"A\r\nB", b".", b"", b"A B\n", b"x" * 511])
+def test_capabilities_that_would_break_the_reply(name: bytes) -> None:
+    capabilities = Capabilities()
+    capabilities._items[name] = ()
+    with pytest.raises(Lie, match="no capability line"):
+        check("on_capabilities", capabilities)
+
+
+def test_the_text_of_a_lie_has_no_secret() -> None:
+    with pytest.raises(Lie) as found:
+        check("on_login", Route(None, Password("joe", b"sesame\n")))
+    assert "sesame" not in str(found.value)
+    command: Command = parse(b"NOOP")
+    check("on_command", Rewrite(command))
