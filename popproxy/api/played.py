@@ -55,6 +55,8 @@ class Options:
     """Keys of ``[limits]`` and ``[timeouts]`` in octets and seconds: ``line=100``."""
     fail: str = ""
     """``open`` or ``closed`` for all plugins; empty leaves what they declare."""
+    may_fail: bool = False
+    """Whether a plugin may fail: without it a failure that Fail.OPEN hides from the client ends the play."""
     pieces: str = "whole"
     """How what a peer sends in a row is cut: ``whole`` or ``octets``."""
 
@@ -83,6 +85,15 @@ class Played:
     """Answered commands by verb and outcome."""
     summary: SessionSummary | None = None
     detail: str = ""
+
+
+class Peer:
+    """What one peer has received and the script has not looked at yet."""
+
+    def __init__(self) -> None:
+        self.unread = bytearray()
+        self.read = bytearray()
+        self.open = False
 
 
 class PlayedMeter:

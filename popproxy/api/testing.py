@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popproxy.api.fakes import FakeClock, FakeServices, LogLine
-from popproxy.api.played import Options, Played, PlayedMeter, PlayError, read_options
+from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, read_options
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.api.transcript import (
     Event,
@@ -37,12 +37,14 @@ from popproxy.core.effects import (
     CloseUpstream,
     Dial,
     Dialed,
+    Effect,
     Note,
     Returned,
     SecureClient,
     SecureUpstream,
 )
 from popproxy.core.failures import Failure, Kind
+from popproxy.core.hooks import CONTAINED
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import OUTCOMES
@@ -126,15 +128,6 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
     )
 
 
-class _Peer:
-    """What one peer has received and the script has not looked at yet."""
-
-    def __init__(self) -> None:
-        self.unread = bytearray()
-        self.read = bytearray()
-        self.open = False
-
-
 class _Stage:
     """A session, two scripted peers and the plugins' services."""
 
@@ -156,7 +149,7 @@ class _Stage:
         self.played = Played(view)
         self.meter = PlayedMeter(self.played, VERB_NAMES, len(OUTCOMES))
         self.knowledge = Knowledge()
-        self.client, self.upstream = _Peer(), _Peer()
+        self.client, self.upstream = Peer(), Peer()
         self.client.open = True
         plan = _plan(options, plugins)
         self.session = Session(plan, view, self.meter, self.knowledge, self.clock.monotonic, MemorySpool)
@@ -214,6 +207,8 @@ class _Stage:
         session.client_gone("client_eof")
         played.summary = session.summary()
         self._drain()
+        if played.errors and not self.options.may_fail:
+            self._wrong("a plugin failed; give play(..., may_fail=True) when that is what you test")
         played.client, played.upstream = bytes(self.client.read), bytes(self.upstream.read)
         played.detail = session.detail
         for index, count in enumerate(self.meter.commands):
@@ -340,12 +335,11 @@ class _Stage:
     def _drain(self) -> None:
         session = self.session
         while True:
+            session.octets_out += sum(map(len, session.to_client))
             for out, peer in ((session.to_client, self.client), (session.to_upstream, self.upstream)):
-                data = b"".join(out)
+                peer.unread += b"".join(out)
+                peer.read += b"".join(out)
                 out.clear()
-                session.octets_out += len(data) if peer is self.client else 0
-                peer.unread += data
-                peer.read += data
             effects, session.effects = session.effects, []
             for effect in effects:
                 self._perform(effect)
@@ -354,7 +348,7 @@ class _Stage:
             elif not (session.to_client or session.to_upstream or session.effects):
                 return
 
-    def _perform(self, effect: object) -> None:
+    def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Note):
             self.played.notes.append(LogLine(effect.level, effect.event, effect.fields))
         elif isinstance(effect, CloseClient):
@@ -369,10 +363,10 @@ class _Stage:
                 outcome = Returned(self._drive(awaitable))
             except PlayError:
                 raise
-            except Exception as error:
+            except CONTAINED as error:
                 outcome = Returned(error=error)
             self.session.done(effect.id, outcome)
-        elif isinstance(effect, Dial | SecureClient | SecureUpstream):
+        else:
             self._pending[type(effect)] = effect.id
 
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -382,17 +376,19 @@ class _Stage:
         try:
             while coroutine.send(None) is None:
                 continue
+            coroutine.close()
         except StopIteration as stop:
             return stop.value
-        coroutine.close()
+        except RuntimeError as error:
+            if "no running event loop" not in str(error):
+                raise
         return self._wrong("an async hook waits for something: give play(..., run=asyncio.run)")
 
-    def _shown(self, peer: _Peer) -> str:
+    def _shown(self, peer: Peer) -> str:
         if not peer.unread:
-            return f"\nbut it received nothing more\n  before that: {escape(peer.read[-120:])!s}"
-        lines = bytes(peer.unread[:600]).split(b"\n")
-        shown = [line + b"\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
-        return "\nbut it received" + "".join(f"\n  {escape(line)}" for line in shown[:6])
+            return f"\nbut it received nothing more\n  before that: {escape(peer.read[-120:])}"
+        lines = bytes(peer.unread[:600]).splitlines(keepends=True)
+        return "\nbut it received" + "".join(f"\n  {escape(line)}" for line in lines[:6])
 
     def _wrong(self, what: str) -> Any:
         notes = "".join(f"\nnote: {note.event} {dict(note.fields)}" for note in self.played.notes[-3:])

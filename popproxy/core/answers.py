@@ -161,7 +161,7 @@ class Answers:
                     else:
                         break
                 else:
-                    self.careful.pour_in(data[place:stop], end >= 0, now)
+                    self.careful.pour_in(self.sink, data[place:stop], end >= 0, now)
                     place = start = stop
                 if flight and flight[0][0] == LOCAL and not self.streaming:
                     if start < place:

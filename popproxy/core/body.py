@@ -20,7 +20,10 @@ from popproxy.wire.dots import Stuffer, Unstuffer
 class Sink(Protocol):
     """Takes the content of one multi-line reply, still stuffed."""
 
-    untouched: bool
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing of the reply is out."""
+        ...
 
     def feed(self, chunk: bytes) -> bytes:
         """Octets for the client."""
@@ -162,12 +165,18 @@ class Filtered:
         if len(chunk) <= _FIRST_PIECE:
             return self._edit(chunk)
         # Small pieces first: most filters are through when the header is.
+        untouched = self.untouched
         parts: list[bytes] = []
         place, size = 0, _FIRST_PIECE
-        while place < len(chunk) and not self.through:
-            parts.append(self._edit(chunk[place : place + size]))
-            place += size
-            size *= 2
+        try:
+            while place < len(chunk) and not self.through:
+                parts.append(self._edit(chunk[place : place + size]))
+                place += size
+                size *= 2
+        except FilterFailed:
+            # The pieces before it do not go out either.
+            self.untouched = untouched
+            raise
         return b"".join((*parts, chunk[place:]))
 
     def _edit(self, chunk: bytes) -> bytes:

@@ -53,13 +53,10 @@ class Careful:
         self.before = b"\r\n"
         self.hold = b""
 
-    def pour_in(self, chunk: bytes, ended: bool, now: float) -> None:
-        """Feed the sink. What may be the beginning of the terminator is held back until it is known."""
+    def pour_in(self, sink: Sink, chunk: bytes, ended: bool, now: float) -> None:
+        """Feed ``sink``. What may be the beginning of the terminator is held back until it is known."""
         a = self.a
         s = a.t.s
-        sink = a.sink
-        if sink is None:
-            return
         if self.hold:
             chunk = self.hold + chunk
         keep = 3 if ended else terminator_begun(self.before, chunk)

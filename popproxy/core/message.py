@@ -81,7 +81,6 @@ class Spooled:
 
     def continued(self) -> Continued:
         """The sink for what is still to come of a message that passes unseen."""
-        self.untouched = False
         return Continued(self._outlet(), self._unstuff)
 
     def replay(self) -> Iterator[bytes]:
@@ -151,11 +150,14 @@ class Outlet:
 class Continued:
     """Streams the rest of a message that was too large to spool."""
 
-    untouched = False
-
     def __init__(self, outlet: Outlet, unstuff: Unstuffer) -> None:
         self._outlet = outlet
         self._unstuff = unstuff
+
+    @property
+    def untouched(self) -> bool:
+        """See Sink: a filter may still hold all of it."""
+        return not self._outlet.begun
 
     def feed(self, chunk: bytes) -> bytes:
         """See Sink."""

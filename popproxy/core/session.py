@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from popproxy.api.views import SessionSummary, SessionView
 from popproxy.core import hooks
@@ -154,9 +154,7 @@ class Session:
 
     def start(self) -> None:
         """The client is connected; PROXY header and implicit TLS are known. Greets, unless a plugin refuses."""
-        stage = self._stage
-        if isinstance(stage, Authorization):
-            stage.start()
+        cast(Authorization, self._stage).start()
 
     def client_data(self, data: bytes) -> None:
         """Octets from the client, after TLS."""

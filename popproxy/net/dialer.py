@@ -33,11 +33,8 @@ class Connected(Generic[P]):
     protocol: P
     server: Server
     secure: bool
-
-    @property
-    def name(self) -> str:
-        """Host and port, for the log."""
-        return f"{bracketed(self.server.host)}:{self.server.port}"
+    name: str
+    """Host and port, for the log."""
 
 
 class Dialer:
@@ -46,7 +43,11 @@ class Dialer:
     def __init__(self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter) -> None:
         self.plan = plan
         self.meter = meter
+        self.closing: set[asyncio.Transport] = set()
+        """Connections nobody uses any more that are not closed yet."""
         self._times = times
+        self._names = {server: f"{bracketed(server.host)}:{server.port}" for server in plan.servers}
+        self._literals = {server: _literal(server.host) for server in plan.servers}
         self._context: ssl.SSLContext | None = None
         if any(server.tls != "off" for server in plan.servers):
             own = plan.client_certificate
@@ -61,16 +62,18 @@ class Dialer:
 
         A TlsTransport begins with reading paused, the loop's own do not."""
         faults: list[str] = []
-        last = Failure(Kind.INTERNAL, "no server configured")
+        last: Failure | None = None
         for server in self.plan.servers:
             outcome = await self._server(server, protocol)
             if isinstance(outcome, Connected):
                 self.meter.dial("ok")
                 return outcome
             self.meter.dial(outcome.kind.value)
-            faults.append(f"{bracketed(server.host)}:{server.port}: {outcome.detail}")
+            faults.append(f"{self._names[server]}: {outcome.detail}")
             last = outcome
-        return Failure(last.kind, "; ".join(faults) or last.detail)
+        if last is None:
+            return Failure(Kind.INTERNAL, "no server configured")
+        return Failure(last.kind, "; ".join(faults))
 
     def secure(
         self,
@@ -93,6 +96,9 @@ class Dialer:
         )
 
     async def _server(self, server: Server, protocol: Callable[[], P]) -> Connected[P] | Failure:
+        literal = self._literals[server]
+        if literal:
+            return await self._address(server, literal, protocol)
         started = monotonic()
         try:
             async with asyncio.timeout(self._times.connect):
@@ -119,7 +125,7 @@ class Dialer:
                 if server.tls != "implicit":
                     _, side = await loop.create_connection(protocol, address, server.port)
                     self.meter.phase("tcp", monotonic() - started)
-                    return Connected(side, server, False)
+                    return Connected(side, server, False, self._names[server])
                 sock = await _connected(loop, address, server.port)
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
@@ -156,7 +162,7 @@ class Dialer:
         side = protocol()
         transport.set_protocol(side)
         side.connection_made(transport)
-        return Connected(side, server, True)
+        return Connected(side, server, True, self._names[server])
 
 
 def tls_failure(failure: TlsFailure) -> Failure:
@@ -164,13 +170,17 @@ def tls_failure(failure: TlsFailure) -> Failure:
     return Failure(Kind.TLS, f"TLS {failure.reason}: {failure.detail}")
 
 
-async def _addresses(server: Server) -> list[str]:
+def _literal(host: str) -> str:
+    """The address that ``host`` is, or nothing for a name."""
     try:
-        return [str(ip_address(server.host))]
+        return str(ip_address(host))
     except ValueError:
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(info[4][0]) for info in found))
+        return ""
+
+
+async def _addresses(server: Server) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
 async def _connected(loop: asyncio.AbstractEventLoop, address: str, port: int) -> socket.socket:

@@ -84,7 +84,7 @@ class Pump(asyncio.Protocol):
         self._timer_at = inf
         self._client_reading = True
         self._phase = Phase.GREETING
-        self._flushed = [0, 0, 0, 0]
+        self._flushed = (0, 0, 0, 0)
         self.client_blocked = False
         self.upstream_octets = [0, 0]
 
@@ -104,7 +104,7 @@ class Pump(asyncio.Protocol):
         self._client = client
         client.set_write_buffer_limits(WRITE_HIGH)
         self.session = Session(front.plan, self.view, front.meter, front.knowledge, monotonic, front.spool)
-        front.meter.session_state("", self._phase.value)
+        front.meter.session_state("", self._phase.word)
         self._tell(self.session.start)
 
     def data_received(self, data: bytes) -> None:
@@ -234,14 +234,15 @@ class Pump(asyncio.Protocol):
         self._tell(self.session.tick)
 
     def _enter(self, phase: Phase) -> None:
-        self.front.meter.session_state(self._phase.value, phase.value)
+        self.front.meter.session_state(self._phase.word, phase.word)
         self._phase = phase
 
     def _count_octets(self) -> None:
         s = self.session
-        now = [s.octets_in, s.octets_out, *self.upstream_octets]
-        self.front.meter.bytes_(*(new - old for new, old in zip(now, self._flushed, strict=True)))
-        self._flushed = now
+        received, sent = self.upstream_octets
+        a, b, c, d = self._flushed
+        self.front.meter.bytes_(s.octets_in - a, s.octets_out - b, received - c, sent - d)
+        self._flushed = (s.octets_in, s.octets_out, received, sent)
 
     def _broken(self, error: Exception) -> None:
         """A fault of our own: what the session would do next is not known, so both connections are cut."""

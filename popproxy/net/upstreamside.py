@@ -60,6 +60,9 @@ class UpstreamSide(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        transport, self._transport = self._transport, None
+        if self._dialer is not None and transport is not None:
+            self._dialer.closing.discard(transport)
         if exc is None:
             self._ended(Failure(Kind.LOST, "the server closed the connection"))
         else:
@@ -89,12 +92,11 @@ class UpstreamSide(asyncio.Protocol):
     def attach(self) -> None:
         """The session knows of the connection: give it what came early, and read on."""
         early, self._early = self._early, None
-        transport = self._transport
-        if self._pump is None or transport is None:
+        if self._pump is None:
             return
-        if isinstance(transport, TlsTransport):
+        if isinstance(self._transport, TlsTransport):
             # It starts paused, as no transport of the loop does.
-            transport.resume_reading()
+            self._transport.resume_reading()
         if early:
             self._pump.upstream_data(b"".join(early))
         if self._end is not None:
@@ -149,7 +151,8 @@ class UpstreamSide(asyncio.Protocol):
         if self._upgrade is not None:
             self._upgrade.abort()
         transport = self._transport
-        if transport is not None:
+        if transport is not None and self._dialer is not None:
+            self._dialer.closing.add(transport)
             transport.close()
             if pump is not None and transport.get_write_buffer_size():
                 pump.front.loop.call_later(_CLOSE_SECONDS, transport.abort)

@@ -252,6 +252,9 @@ class Worker:
         for front in self.fronts:
             for pump in list(front.pumps):
                 pump.abort()
+            for dialer in front.dialers.values():
+                for transport in dialer.closing:
+                    transport.abort()
         self._empty.clear()
         await self._until_empty(_CANCEL_SECONDS)
         if self._lag is not None:

@@ -170,12 +170,13 @@ def _serve(arguments: argparse.Namespace) -> int:
         return EX_UNAVAILABLE
     if arguments.listen and not arguments.upstream:
         raise UsageError("--listen needs --upstream; with a config file, write [[listener]] tables in it")
-    loaded = _loaded(arguments, arguments.listen, arguments.admin)
-    if loaded is None:
+    found = _loaded(arguments, arguments.listen, arguments.admin)
+    if found is None:
         return EX_CONFIG
+    loaded, notes = found
     from popproxy.run.serve import serve
 
-    return serve(loaded.plan, loop)
+    return serve(loaded.plan, loop, warnings=[*notes, *map(str, loaded.warnings)])
 
 
 def _loop(asked: LoopName | None) -> LoopName | None:
@@ -237,9 +238,13 @@ def _explain(arguments: argparse.Namespace) -> int:
         ip_address(arguments.ip)
     except ValueError:
         raise UsageError(f"--ip: {arguments.ip!r} is no IP address; write it like 192.0.2.7 or 2001:db8::7") from None
-    loaded = _loaded(arguments)
-    if loaded is None:
+    found = _loaded(arguments)
+    if found is None:
         return EX_CONFIG
+    loaded, notes = found
+    for note in notes:
+        _say(note)
+    _warn(loaded)
     names = [listener.name for listener in loaded.plan.listeners]
     if arguments.listener is not None and arguments.listener not in names:
         raise UsageError(f"--listener: there is no listener {arguments.listener!r}; write one of: {', '.join(names)}")
@@ -294,8 +299,11 @@ def _config_path(given: Path | None) -> Path:
     raise UsageError(f"no config: neither --config, $POPPROXY_CONFIG nor {SYSTEM_CONFIG} is there; {_WAYS}")
 
 
-def _loaded(arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None) -> Loaded | None:
-    """The config that the command line asks for; None, and its problems on standard error, when it is bad."""
+def _loaded(
+    arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None
+) -> tuple[Loaded, Sequence[str]] | None:
+    """The config that the command line asks for, and what was decided for the user in making it; None, and its
+    problems on standard error, when it is bad."""
     path = None if arguments.upstream else _config_path(arguments.config)
     from popproxy.config.defaults import default_config, with_admin
     from popproxy.config.load import load
@@ -312,10 +320,7 @@ def _loaded(arguments: argparse.Namespace, listen: Sequence[str] = (), admin: st
         for problem in error.problems:
             _say(str(problem))
         return None
-    for note in notes:
-        _say(note)
-    _warn(loaded)
-    return loaded
+    return loaded, notes
 
 
 def _warn(loaded: Loaded) -> None:

@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal
 
 from popproxy import __version__
@@ -34,8 +34,14 @@ LoopName = Literal["uvloop", "asyncio"]
 Ready = Callable[[Worker, Admin | None], Awaitable[None]]
 
 
-def serve(plan: Plan, loop: LoopName = "uvloop", ready: Ready | None = None) -> int:
-    """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open."""
+def serve(
+    plan: Plan, loop: LoopName = "uvloop", ready: Ready | None = None, warnings: Sequence[str] = ()
+) -> int:
+    """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open.
+
+    ``warnings`` are what the config check had to say; they are logged. TERM and INT stay blocked afterwards: the
+    process is about to end, and a late signal must not take its exit code away.
+    """
     try:
         log = EventLog(
             plan.log.file if plan.log.file is not None else 2,
@@ -54,7 +60,7 @@ def serve(plan: Plan, loop: LoopName = "uvloop", ready: Ready | None = None) -> 
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(_Service(plan, log).run(ready))
+            return runner.run(_Service(plan, log, warnings).run(ready))
     finally:
         log.close()
 
@@ -80,8 +86,9 @@ def _raise_descriptor_limit() -> None:
 class _Service:
     """What runs in the loop. ``state`` is why no sessions are taken, empty when they are."""
 
-    def __init__(self, plan: Plan, log: EventLog) -> None:
+    def __init__(self, plan: Plan, log: EventLog, warnings: Sequence[str]) -> None:
         self.plan = plan
+        self.warnings = warnings
         self.log = log
         self.state = "starting"
         self.began = time.monotonic()
@@ -93,6 +100,8 @@ class _Service:
         loop.set_exception_handler(lambda _, context: _internal(log, context))
         source = str(plan.source) if plan.source is not None else ""
         log.event("info", "starting", version=__version__, pid=os.getpid(), config=source, hash=plan.hash)
+        for warning in self.warnings:
+            log.event("warning", "config_warning", detail=warning)
         registry = new_registry()
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
         metrics.build(type(loop).__module__.partition(".")[0])
@@ -117,6 +126,7 @@ class _Service:
         finally:
             if admin is not None:
                 await admin.stop()
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
 

@@ -253,3 +253,10 @@ def test_large_chunks_are_cut_small_until_the_filters_are_through() -> None:
     body = b"x" * 100_000 + b"\r\n"
     assert through(filtered, body) == HEAD + body + b".\r\n"
     assert sizes == [8192, 16384, 32768]
+
+
+def test_a_filter_that_fails_in_the_second_piece_of_a_chunk() -> None:
+    filtered = Filtered(HEAD, [Stage(Breaks(2, ValueError(), b"out")).stage])
+    with pytest.raises(FilterFailed):
+        filtered.feed(b"x" * 100_000)
+    assert filtered.untouched, "nothing of it is out"

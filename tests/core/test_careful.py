@@ -75,7 +75,10 @@ def test_edge_02_edge_03_a_filtered_message_cut_everywhere() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-@pytest.mark.parametrize("body", [b".\r\n", b"\r\n.\r\n", b"..\r\n.\r\n", b"x\r.\r\n\r\n.\r\n", b"\r\r\n.\r\n", b"\n.\r\n\r\n.\r\n"])
+@pytest.mark.parametrize(
+    "body",
+    [b".\r\n", b"\r\n.\r\n", b"..\r\n.\r\n", b"x\r.\r\n\r\n.\r\n", b"\r\r\n.\r\n", b"\n.\r\n\r\n.\r\n"],
+)
 def test_odd_bodies_through_a_filter(body: bytes, size: int) -> None:
     rig = Rig(plugin(open_body=lambda *_: Same())).login().client(b"TOP 1 0\r\nNOOP\r\n")
     for piece in pieces(b"+OK\r\n" + body + b"+OK\r\n", size):
@@ -358,9 +361,10 @@ def test_filters_run_in_reverse() -> None:
 # CAPA behind the login
 
 CAPA = b"+OK\r\nTOP\r\nX-FOO\r\nSTLS\r\nPIPELINING\r\n.\r\n"
-SHOWN = (
-    b"+OK Capability list follows\r\nTOP\r\nPIPELINING\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nUSER\r\nSASL PLAIN LOGIN\r\n.\r\n"
-)
+SHOWN = b"\r\n".join(
+    [b"+OK Capability list follows", b"TOP", b"PIPELINING", b"RESP-CODES", b"AUTH-RESP-CODE", b"USER",
+     b"SASL PLAIN LOGIN", b".", b""]
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
@@ -415,3 +419,17 @@ def test_a_plugin_may_change_the_list() -> None:
     rig.returned(Capabilities([(b"X", ())]))
     assert rig.said() == b"+OK Capability list follows\r\nX\r\n.\r\n"
     assert not rig.pending(Await)
+
+
+def test_an_own_reply_behind_a_filtered_message() -> None:
+    rig = Rig(plugin(open_body=lambda *_: Same())).login().client(b"RETR 1\r\nFOO\r\nCAPA\r\nFOO\r\nNOOP\r\n")
+    rig.upstream(MAIL + CAPA + b"+OK noop\r\n")
+    unknown = b"-ERR Unknown command\r\n"
+    assert rig.said() == MAIL + unknown + SHOWN + unknown + b"+OK noop\r\n"
+
+
+def test_an_async_on_reply_to_quit() -> None:
+    rig = Rig(plugin(on_reply=waits)).login().client(b"QUIT\r\n").upstream(b"+OK bye\r\n").lost()
+    assert rig.said() == b""
+    rig.returned().ended("quit")
+    assert rig.said() == b"+OK bye\r\n"

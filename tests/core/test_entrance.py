@@ -380,3 +380,11 @@ def test_the_lost_upstream_of_the_transaction_is_another_matter() -> None:
     assert rig.said() == LOST
     rig.ended("upstream_eof")
     assert not rig.pending(Await)
+
+
+def test_news_of_a_leg_that_is_not_there() -> None:
+    rig = Rig().start()
+    entrance = rig.s._stage._entrance  # type: ignore[attr-defined]
+    entrance.data(b"+OK\r\n")
+    entrance.lost(Failure(Kind.LOST))
+    assert rig.drain().effects == []

@@ -164,8 +164,10 @@ def test_too_large_and_passed_unseen() -> None:
         sink.feed(wire[:first])
         assert sink.overflowed or wire[:first] == b"."
         rest = sink.continued()
-        assert not rest.untouched
-        out = b"".join(sink.replay()) + rest.feed(wire[first:]) + rest.finish()
+        assert rest.untouched
+        out = b"".join(sink.replay())
+        assert rest.untouched is (out == b"")
+        out += rest.feed(wire[first:]) + rest.finish()
         assert out == HEAD + stuff(MESSAGE)
 
 
@@ -195,3 +197,16 @@ def test_any_message_in_any_pieces(message: bytes, size: int, edits: bool) -> No
     wanted = Header(header)
     wanted.add("X-A", "1")
     assert decided(sink, Edit([("X-A", "1")])) == HEAD + stuff(bytes(wanted) + message[len(header) :])
+
+
+def test_too_large_and_held_by_a_filter() -> None:
+    class Holds(BodyFilter):
+        def feed(self, chunk: bytes) -> bytes:
+            return b""
+
+    filtered = Filtered(HEAD, [FilterStage(ENTRY, Holds(), lambda entry, error: None)])
+    sink = Spooled(HEAD, filtered, MemorySpool(), Limits(message_size=3), parse(b"RETR 1"))
+    sink.feed(b"abcde\r\n")
+    assert list(sink.replay()) == []
+    assert not sink.begun
+    assert sink.continued().finish() == HEAD + b".\r\n"

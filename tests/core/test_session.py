@@ -90,6 +90,12 @@ def test_stop_while_logging_in_ends_behind_its_reply() -> None:
     assert rig.said().endswith(b"+OK in\r\n")
 
 
+def test_who_is_stopped_is_not_heard_before_the_login_either() -> None:
+    rig = Rig().start().client(b"USER joe\r\nPASS x\r\n").stop().client(b"DELE 1\r\n")
+    rig.done(Failure(Kind.REFUSED)).ended("shutdown")
+    assert rig.said().endswith(AWAY)
+
+
 def test_stop_in_an_upload_waits_for_it() -> None:
     rig = Rig(opened=frozenset({b"XTND XMIT"})).login().client(b"XTND XMIT\r\n").upstream(b"+OK\r\n").stop()
     assert not rig.closed

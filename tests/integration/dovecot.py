@@ -10,6 +10,7 @@ other loopback addresses: a client there comes from 127.0.0.1. One Dovecot so se
 from __future__ import annotations
 
 import base64
+import grp
 import itertools
 import os
 import pwd
@@ -188,8 +189,9 @@ def _identity() -> tuple[str, tuple[int, int]]:
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         return "default_internal_user = dovecot\ndefault_login_user = dovenull\n", (nobody.pw_uid, nobody.pw_gid)
-    me = pwd.getpwuid(os.geteuid())
-    return f"default_internal_user = {me.pw_name}\ndefault_login_user = {me.pw_name}\n", (me.pw_uid, me.pw_gid)
+    me, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+    users = f"default_internal_user = {me}\ndefault_internal_group = {group}\ndefault_login_user = {me}\n"
+    return users, (os.geteuid(), os.getegid())
 
 
 def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int, int]]:

@@ -45,12 +45,15 @@ def bad(tmp_path: Path) -> Path:
 def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     """What serve() was called with."""
     calls: list[tuple[Any, str]] = []
+    told: list[str] = []
 
-    def serve(plan: Any, loop: str) -> int:
+    def serve(plan: Any, loop: str, warnings: list[str]) -> int:
         calls.append((plan, loop))
+        told[:] = warnings
         return 3
 
     module = ModuleType("popproxy.run.serve")
+    module.told = told  # type: ignore[attr-defined]
     module.serve = serve  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "popproxy.run.serve", module)
     return calls
@@ -186,7 +189,9 @@ def test_serve_tells_which_ports_it_chose(
 ) -> None:
     monkeypatch.setattr("popproxy.config.defaults._may_bind", lambda port: False)
     assert main(["serve", "--upstream", "pop3s://mail.example.com"]) == 3
-    assert "listening on 1995 (TLS) and 1110 (STLS)" in capsys.readouterr().err
+    told = "\n".join(sys.modules["popproxy.run.serve"].told)
+    assert "listening on 1995 (TLS) and 1110 (STLS)" in told and "there is no certificate" in told
+    assert capsys.readouterr().err == "", "the log may be JSON on the same stream"
 
 
 def test_serve_takes_the_admin_address_for_a_file_too(good: Path, served: list[tuple[Any, str]]) -> None:
