@@ -22,7 +22,7 @@ from popproxy.core.phases import Phase
 from popproxy.core.pouring import Pouring
 from popproxy.wire.commands import VERBS
 from popproxy.wire.framer import BodyScanner
-from popproxy.wire.replies import err
+from popproxy.wire.replies import err, parse_status
 
 if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
@@ -151,7 +151,7 @@ class Answers:
         size = len(data)
         while place < size:
             if self.streaming:
-                end = self._scanner.scan(data, place, len(flight) > 1)
+                end = self._scanner.scan(data, place)
                 stop = size if end < 0 else end
                 self.size += stop - place
                 if self.sink is None:
@@ -229,7 +229,7 @@ class Answers:
 
     def _unasked(self, data: bytes) -> Failure:
         self.t.s.meter.violation("upstream", "unasked")
-        return Failure(Kind.UNASKED, f"octets that nobody asked for: {data[:80]!r}")
+        return Failure(Kind.UNASKED, f"octets that nobody asked for: {_described(data)}")
 
     def _status_end(self, data: bytes, place: int) -> int:
         """Offset behind the status line at ``place``; 0 or less when there is none (yet)."""
@@ -249,13 +249,13 @@ class Answers:
         if not self.t.flight:
             return self._unasked(data[place:])
         end = data.find(b"\n", place)
-        shown = data[place : place + 80] if end < 0 else data[place : min(end + 1, place + 80)]
-        begun = any(known.startswith(shown[: len(known)]) for known in _BEGINNINGS)
+        head = data[place : place + 5] if end < 0 else data[place : min(end + 1, place + 5)]
+        begun = any(known.startswith(head[: len(known)]) for known in _BEGINNINGS)
         if begun and (len(data) if end < 0 else end + 1) - place > self.t.s.plan.limits.reply:
             return Failure(Kind.OVERLONG, f"a status line of more than {self.t.s.plan.limits.reply} octets")
         if begun and end < 0:
             return None
-        return Failure(Kind.PROTOCOL, f"not a status line: {shown!r}")
+        return Failure(Kind.PROTOCOL, f"not a status line: {_described(data[place:])}")
 
     # Replies of more than one line
 
@@ -371,3 +371,13 @@ _BEGINNINGS = (b"+OK ", b"+OK\r", b"-ERR ", b"-ERR\r")
 def _all_ok(limit: int) -> re.Pattern[bytes]:
     """One or more positive single-line replies of at most ``limit`` octets and nothing else: the fast road."""
     return re.compile(rb"(?:\+OK(?: [^\r\n]{0,%d}+)?+\r\n)++" % max(0, limit - 6))
+
+
+def _described(data: bytes) -> str:
+    """What came, without its words: they may be of a message, or repeat a password (promise 6)."""
+    line = data.partition(b"\r\n")[0]
+    status = parse_status(line)
+    if status is None:
+        return f"{len(data)} octets that begin with {data[:4]!r}"
+    code = "" if status.code is None else f" [{status.code.decode('ascii')}]"
+    return f"a line {'+OK' if status.ok else '-ERR'}{code} of {len(line)} octets"

@@ -185,7 +185,8 @@ def _refused(status: Status, said: bytes, secret: bytes) -> LoginRefused:
     An upstream without response codes is read by its words, as fetchmail reads it; in doubt the password is bad.
     """
     reason = said.decode("utf-8", "backslashreplace")
-    if secret in said:
+    # A server that trims the password repeats it trimmed.
+    if (secret.strip() or secret) in said:
         reason = "its words are hidden, for they repeat the password"
     if status.code is not None:
         word = status.code

@@ -360,7 +360,7 @@ class Transaction:
             self.client(rest)
         elif not s.want_client:
             room = len(self.flight) + len(self.backlog) < self.limit
-            s.want_client = s.deaf or self.upload is not None or (room and not self._held())
+            s.want_client = s.deaf or (room and not self._held())
         if s.deaf:
             self.answers.quit_due()
         self.clocked(now)
@@ -370,6 +370,7 @@ class Transaction:
     def start_upload(self) -> None:
         """It was answered ``+OK``: the client's next octets are a message."""
         self.upload = BodyScanner()
+        self.s.want_client = True
 
     def _uploading(self, scanner: BodyScanner, data: bytes) -> None:
         """The client's message, as it is; the reply to it comes behind its terminator (RFC 1082's XTND XMIT)."""

@@ -44,7 +44,12 @@ class Farewell(asyncio.Protocol):
 
     def linger(self) -> None:
         """Send what is due and say that nothing follows; close when the client does, or shortly after."""
-        self._client.write_eof()
+        try:
+            self._client.write_eof()
+        except OSError:
+            # asyncio's shutdown() of a connection that was reset: nobody is left to read anything.
+            self._client.abort()
+            return
         self._client.resume_reading()
         self._later(LINGER_SECONDS, self.close)
 

@@ -46,19 +46,28 @@ class Maildrop:
         return self.count * self.size
 
 
+_TEXT = 8192
+"""Octets of text at the beginning of a message, with dots in it and lines that begin with them; then base64, which
+is what most octets of large mail are."""
+
+
 def raw(number: int, size: int) -> bytes:
-    """Message `number`, exactly `size` octets, ending in CRLF, with lines that begin with dots."""
+    """Message `number`, exactly `size` octets, ending in CRLF: text with dots, then base64 lines of 76 octets."""
     head = b"Subject: message %d\r\nMessage-ID: <%d.%d@bench.invalid>\r\n\r\n" % (number, number, size)
-    lines = base64.encodebytes(random.Random(number).randbytes(49_999)).replace(b"\n", b"\r\n").split(b"\r\n")
-    block = bytearray()
-    for index, line in enumerate(lines):
-        block += line + b"\r\n"
+    words = random.Random(number)
+    text = bytearray(head)
+    index = 0
+    while len(text) < min(_TEXT, size):
+        text += b"Line %d of the text, %016x. And one more sentence.\r\n" % (index, words.getrandbits(64))
         if index % 16 == 0:
-            block += _DOT_LINES[index // 16 % len(_DOT_LINES)]
-    text = (head + bytes(block) * (size // len(block) + 1))[: max(0, size - 2)]
-    if text.endswith(b"\r"):
-        text = text[:-1] + b"x"
-    return (text + b"\r\n")[:size]
+            text += _DOT_LINES[index // 16 % len(_DOT_LINES)]
+        index += 1
+    block = base64.encodebytes(words.randbytes(57 * 1024)).replace(b"\n", b"\r\n")
+    text += block * (max(0, size - len(text)) // len(block) + 1)
+    whole = bytes(text[: max(0, size - 2)])
+    if whole.endswith(b"\r"):
+        whole = whole[:-1] + b"x"
+    return (whole + b"\r\n")[:size]
 
 
 @lru_cache(maxsize=256)

@@ -273,9 +273,13 @@ def test_promise_8_what_a_refusal_means(line: bytes, code: Code) -> None:
 
 
 def test_promise_6_a_refusal_that_repeats_the_password_is_hidden() -> None:
-    result = enter(b"+OK", b"-ERR unknown command PASS sesame")[1]
-    assert isinstance(result, LoginRefused)
-    assert "sesame" not in result.reason
+    for password in (b"sesame", b" sesame "):
+        result = enter(b"+OK", b"-ERR unknown command PASS sesame", credentials=Password("joe", password))[1]
+        assert isinstance(result, LoginRefused)
+        assert "sesame" not in result.reason
+    blank = enter(b"+OK", b"-ERR unknown  command", credentials=Password("joe", b"  "))[1]
+    assert isinstance(blank, LoginRefused)
+    assert "hidden" in blank.reason
 
 
 secrets = st.binary(min_size=1, max_size=40)

@@ -252,6 +252,13 @@ def test_octets_sent_ahead_are_the_message(known: list[bytes]) -> None:
     assert rig.asked() == b"DELE 1\r\n.\r\n" + (b"NOOP\r\n" if known else b"")
 
 
+def test_a_part_of_the_message_sent_ahead() -> None:
+    rig = upload().client(b"half a ").upstream(b"+OK\r\n")
+    assert rig.s.want_client, "the rest of it must be read"
+    rig.client(b"line\r\n.\r\n")
+    assert rig.asked() == b"XTND XMIT\r\nhalf a line\r\n.\r\n"
+
+
 def test_an_upload_that_is_refused() -> None:
     rig = upload().client(b"NOOP\r\n").upstream(b"-ERR\r\n")
     assert rig.asked() == b"XTND XMIT\r\nNOOP\r\n"

@@ -172,14 +172,14 @@ def test_serve_runs_the_plan_of_the_file(good: Path, served: list[tuple[Any, str
     assert plan.admin is None
 
 
-def test_serve_without_a_file(served: list[tuple[Any, str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_without_a_file(served: list[tuple[Any, str]]) -> None:
     argv = ["serve", "--upstream", "pop3s://mail.example.com", "--listen", "pop3s://127.0.0.1:9995"]
     assert main([*argv, "--listen", "pop3://127.0.0.1:1110"]) == 3
     plan, loop = served[0]
     assert [listener.name for listener in plan.listeners] == ["pop3s", "pop3"]
     assert str(plan.admin.bind) == "127.0.0.1:9110"
     assert loop == "uvloop"
-    assert "self-signed" in capsys.readouterr().err
+    assert "self-signed" in "\n".join(sys.modules["popproxy.run.serve"].told)
     assert main([*argv, "--admin", "off"]) == 3
     assert served[1][0].admin is None
 

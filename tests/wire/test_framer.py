@@ -19,19 +19,18 @@ def true_end(data: bytes) -> int:
     return -1 if place < 0 else place + 3
 
 
-def end_in_chunks(data: bytes, sizes: list[int], crowded: bool = False) -> int:
+def end_in_chunks(data: bytes, sizes: list[int]) -> int:
     scanner = BodyScanner()
     place = 0
     for size in [*sizes, len(data)]:
         chunk = data[place : place + size]
-        end = scanner.scan(chunk, crowded=crowded)
+        end = scanner.scan(chunk)
         if end >= 0:
             return place + end
         place += len(chunk)
     return -1
 
 
-@pytest.mark.parametrize("crowded", [False, True])
 @pytest.mark.parametrize(
     "body",
     [
@@ -45,9 +44,9 @@ def end_in_chunks(data: bytes, sizes: list[int], crowded: bool = False) -> int:
         b"-ERR shutting down\r\n.\r\n",  # PROTOCOL 4.12: a status line inside a body is text
     ],
 )
-def test_the_end_and_the_octets_behind_it(body: bytes, crowded: bool) -> None:
+def test_the_end_and_the_octets_behind_it(body: bytes) -> None:
     for rest in (b"", b"+OK\r\n", b".\r\n", b"\r\n.\r\n", b"+OK\r\nmore\r\n.\r\n"):
-        assert BodyScanner().scan(body + rest, crowded=crowded) == len(body)
+        assert BodyScanner().scan(body + rest) == len(body)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +71,8 @@ def test_the_end_and_the_octets_behind_it(body: bytes, crowded: bool) -> None:
 )
 def test_what_ends_nothing(body: bytes) -> None:
     """PROTOCOL 4.1: a body cut short anywhere is never taken for a whole one."""
-    for crowded in (False, True):
-        assert BodyScanner().scan(body, crowded=crowded) == -1
-        assert end_in_chunks(body, [1] * len(body), crowded) == -1
+    assert BodyScanner().scan(body) == -1
+    assert end_in_chunks(body, [1] * len(body)) == -1
 
 
 def test_the_terminator_cut_at_every_place() -> None:
@@ -89,14 +87,12 @@ def test_the_terminator_cut_at_every_place() -> None:
 def test_the_first_of_several_terminators_counts() -> None:
     data = b"a\r\n.\r\n+OK\r\nb\r\n.\r\n+OK\r\n.\r\n"
     assert BodyScanner().scan(data) == 6
-    assert BodyScanner().scan(data, crowded=True) == 6
     assert BodyScanner().scan(b"a\r\n.\r\n.\r\n") == 6
 
 
 def test_start_skips_the_replies_before() -> None:
     data = b"+OK\r\n.\r\n+OK\r\nx\r\n.\r\n"
     assert BodyScanner().scan(data, 13) == len(data)
-    assert BodyScanner().scan(data, 13, crowded=True) == len(data)
     scanner = BodyScanner()
     assert scanner.scan(b"+OK\r\nab\r\n.", 5) == -1
     assert scanner.scan(b"\r\n") == 2
@@ -109,16 +105,34 @@ def test_a_short_rest_behind_start_is_remembered() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(octets, st.lists(st.integers(1, 7), max_size=30), st.booleans())
-def test_the_end_does_not_depend_on_the_chunks(data: bytes, sizes: list[int], crowded: bool) -> None:
+@given(octets, st.lists(st.integers(1, 7), max_size=30))
+def test_the_end_does_not_depend_on_the_chunks(data: bytes, sizes: list[int]) -> None:
     expected = true_end(data)
-    assert BodyScanner().scan(data, crowded=crowded) == expected
-    assert end_in_chunks(data, sizes, crowded) == expected
-    assert end_in_chunks(data, [1] * len(data), crowded) == expected
+    assert BodyScanner().scan(data) == expected
+    assert end_in_chunks(data, sizes) == expected
+    assert end_in_chunks(data, [1] * len(data)) == expected
 
 
 @settings(max_examples=200, deadline=None)
-@given(octets, octets, st.booleans())
-def test_start_is_the_same_as_a_chunk_that_begins_there(before: bytes, data: bytes, crowded: bool) -> None:
-    end = BodyScanner().scan(before + data, len(before), crowded)
+@given(octets, octets)
+def test_start_is_the_same_as_a_chunk_that_begins_there(before: bytes, data: bytes) -> None:
+    end = BodyScanner().scan(before + data, len(before))
     assert end == (len(before) + true_end(data) if true_end(data) >= 0 else -1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [b".", b"." * 15, b"." * 16, b"x" * 100, b"x" * 8190, b"x" * 8192, b"\r\n", b"\r\n.", TERMINATOR]
+        ),
+        max_size=24,
+    ),
+    st.integers(0, 40),
+)
+def test_the_search_finds_the_first_end_wherever_it_leaves_the_hopping(parts: list[bytes], skip: int) -> None:
+    """Dense dots switch the search to windows of 8 KiB and more: an end on their edges is found, and the first one."""
+    data = b"y" * 4 + b"." * skip + b"".join(parts)
+    found = data.find(TERMINATOR)
+    assert BodyScanner().scan(data) == (found + 5 if found >= 0 else -1)
+    assert BodyScanner().scan(b"+OK\r\n.\r\n" + data, 8) == (found + 13 if found >= 0 else -1)
