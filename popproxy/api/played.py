@@ -153,3 +153,11 @@ def read_options(given: Mapping[str, Any], name: str) -> Options:
         else:
             values[key] = value
     return Options(**values)
+
+
+def text_of(error: BaseException) -> str:
+    """What it says; an exception of a plugin may not even be able to say that."""
+    try:
+        return str(error)
+    except Exception as again:
+        return f"{type(error).__name__}, whose text raises {type(again).__name__}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popproxy.api.fakes import FakeClock, FakeServices, LogLine
-from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, read_options
+from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, read_options, text_of
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.api.transcript import (
     Event,
@@ -350,7 +350,11 @@ class _Stage:
 
     def _perform(self, effect: Effect) -> None:
         if isinstance(effect, Note):
-            self.played.notes.append(LogLine(effect.level, effect.event, effect.fields))
+            fields = dict(effect.fields)
+            if effect.error is not None:
+                # The log says where it was raised; its author may read what it says.
+                fields["detail"] = text_of(effect.error)
+            self.played.notes.append(LogLine(effect.level, effect.event, fields))
         elif isinstance(effect, CloseClient):
             self.client.open = False
         elif isinstance(effect, CloseUpstream):

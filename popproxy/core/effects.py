@@ -75,11 +75,12 @@ class CloseUpstream:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A log line. Fields hold no secret."""
+    """A log line. Fields hold no secret; ``error`` is what a plugin raised, for its author and never for the log."""
 
     level: Level
     event: str
     fields: Mapping[str, object] = field(default_factory=dict)
+    error: BaseException | None = field(default=None, compare=False)
 
 
 Effect = Dial | SecureClient | SecureUpstream | Await | CloseClient | CloseUpstream | Note

@@ -126,16 +126,23 @@ def _failed(host: Host, entry: Entry, error: BaseException, use: Use) -> bool:
 
 
 def report(host: Host, entry: Entry, error: BaseException) -> None:
-    """Count and log a plugin's failure. The text of what it raised is the plugin's own responsibility."""
+    """Count and log a plugin's failure, by type and place: the text of what a plugin raises may hold a secret."""
     action = "fail_closed" if entry.subscriber.fail is Fail.CLOSED else "fail_open"
     host.meter.plugin_error(entry.subscriber.name, entry.hook, action)
     fields = {"plugin": entry.subscriber.name, "hook": entry.hook, "action": action, "error": type(error).__name__}
-    text = "the deadline passed" if isinstance(error, TimeoutError) else _text(error)
-    host.effects.append(Note("error", "plugin_error", {**fields, "detail": text}))
+    text = "the deadline passed" if isinstance(error, TimeoutError) else _told(error)
+    host.effects.append(Note("error", "plugin_error", {**fields, "detail": text}, error))
 
 
-def _text(error: BaseException) -> str:
-    try:
+_OURS = ("popproxy.core.", "popproxy.api.verdicts")
+
+
+def _told(error: BaseException) -> str:
+    """Our own words about a plugin that lied (promise 6 holds for them); of its own words only where they arose."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
         return str(error)
-    except CONTAINED:
-        return "its text could not be had"
+    return f"raised at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+

@@ -21,7 +21,6 @@ from popproxy.net.pump import Pump
 BACKLOG = 1024
 _TURN = 64
 _PAUSE_SECONDS = 1.0
-_PROBE_SECONDS = 1.0
 
 
 class BindError(Exception):
@@ -94,13 +93,14 @@ def _clear(path: Path) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_PROBE_SECONDS)
+        # Non-blocking: with a full backlog a connect would wait for ever.
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-        except TimeoutError:
+        except BlockingIOError:
             # Its backlog is full, so it is somebody's.
             pass
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

@@ -200,7 +200,17 @@ def test_promise_7_an_error_without_a_text() -> None:
 
     call = Call(raises)
     assert call.ends == 1
-    assert call.host.effects[0].fields["detail"] == "its text could not be had"
+    assert call.host.effects[0].fields["detail"].startswith("raised at ")
+
+
+def test_promise_6_the_text_of_what_a_plugin_raises_is_not_logged() -> None:
+    def raises(session: object, command: object) -> None:
+        raise ValueError("the password is sesame")
+
+    call = Call(raises)
+    assert call.ends == 1
+    assert "sesame" not in repr(call.host.effects[0].fields)
+    assert str(call.host.effects[0].error) == "the password is sesame"
 
 
 def test_what_stops_the_process_passes() -> None:
