@@ -320,7 +320,9 @@ class Chaos:
         for _ in range(30):
             for effect in [effect for effect in rig.effects if isinstance(effect, ASKED)]:
                 rig.effects.remove(effect)
-                outcomes = {Dial: Dialed("x:110", False), SecureClient: TlsView(), Await: Returned()}
+                outcomes: dict[type, Any] = {
+                    Dial: Dialed("x:110", False), SecureClient: TlsView(), Await: Returned()
+                }
                 outcome = outcomes.get(type(effect))
                 self.connected(effect, outcome)
                 rig.s.done(effect.id, outcome)

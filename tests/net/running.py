@@ -156,7 +156,7 @@ class Proxy:
         """The line of the ``number``-th session to end."""
         return self.wait("session", number)
 
-    def sample(self, name: str, **labels: str) -> float:
+    def sample(self, name: str, /, **labels: str) -> float:
         """A metric's value; 0 when it was never touched."""
         return self.registry.get_sample_value(f"popproxy_{name}", labels) or 0.0
 

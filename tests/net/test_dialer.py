@@ -141,13 +141,12 @@ def test_servers_are_tried_in_order(loop: str, tmp_path: Path) -> None:
     with Upstream(with_certificate(trustme.CA().issue_cert("localhost"))) as bad:
         with Upstream(over_tls) as good, Upstream(over_tls) as unused:
             servers = [
-                CLOSED,
+                "pop3s://localhost:9",
                 f"pop3s://localhost:{bad.port}",
                 f"pop3s://localhost:{good.port}",
                 f"pop3s://localhost:{unused.port}",
             ]
-            ca = f'ca_file = "{tmp_path / "ca.pem"}"'
-            with running(Setup(servers, loop, upstream=ca), tmp_path) as proxy:
+            with running(Setup(servers, loop), tmp_path) as proxy:
                 with proxy.logged_in() as client:
                     assert client.single(b"STAT") == b"+OK 0 0\r\n"
                 assert proxy.session()["server"] == f"localhost:{good.port}"
