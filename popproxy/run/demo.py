@@ -15,7 +15,7 @@ from pathlib import Path
 from popproxy.config.load import load
 from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
-from popproxy.run.serve import serve
+from popproxy.run.serve import serve, signals_blocked
 from popproxy.sample import SampleServer
 from popproxy.sample.letters import write_sample
 
@@ -94,7 +94,8 @@ def _sample(maildir: Path) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     server = SampleServer({USER: maildir}, {USER: PASSWORD})
     thread = threading.Thread(target=loop.run_forever, name="popproxy-sample", daemon=True)
-    thread.start()
+    with signals_blocked():
+        thread.start()
     try:
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         yield server.port

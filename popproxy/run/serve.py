@@ -12,7 +12,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from popproxy import __version__
@@ -29,6 +30,7 @@ EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_SECONDS = 30.0
 
 _RENDER_PAUSE = 0.0005
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 LoopName = Literal["uvloop", "asyncio"]
 Ready = Callable[[Worker, Admin | None], Awaitable[None]]
@@ -43,12 +45,13 @@ def serve(
     process is about to end, and a late signal must not take its exit code away.
     """
     try:
-        log = EventLog(
-            plan.log.file if plan.log.file is not None else 2,
-            form=plan.log.format,
-            level=plan.log.level,
-            users=plan.log.users,
-        )
+        with signals_blocked():
+            log = EventLog(
+                plan.log.file if plan.log.file is not None else 2,
+                form=plan.log.format,
+                level=plan.log.level,
+                users=plan.log.users,
+            )
     except OSError as error:
         print(
             f"popproxy: cannot write the log to {plan.log.file}: {error.strerror}; set [log] file to a path that the "
@@ -74,6 +77,16 @@ def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
             return asyncio.new_event_loop
         return uvloop.new_event_loop
     return asyncio.new_event_loop
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Threads that are made in the block never take TERM and INT: those are for the loop alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _raise_descriptor_limit() -> None:
@@ -126,7 +139,7 @@ class _Service:
         finally:
             if admin is not None:
                 await admin.stop()
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
 
@@ -140,7 +153,7 @@ class _Service:
             else:
                 signalled.set_result(name)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDING:
             loop.add_signal_handler(number, end, number.name)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen)
         return signalled

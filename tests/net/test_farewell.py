@@ -1,4 +1,4 @@
-"""How a client's connection ends: every octet that is owed arrives, errors are readable, nobody is waited for in vain."""
+"""How a client's connection ends: every octet owed arrives, errors are readable, nobody is waited for in vain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from popproxy.net import farewell
 from tests.net.running import Proxy, Setup, both_loops, eventually, half_close, read_rest, running
 from tests.net.test_pump import both_legs, digest_of, large, octets_of, options, take
-from tests.net.upstream import PATIENCE, Peer, Upstream, answering
+from tests.net.upstream import PATIENCE, Peer, Upstream
 
 
 @both_legs

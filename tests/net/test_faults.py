@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-
 from tests.net.memory import bounded
 from tests.net.running import (
     PASSWORD,

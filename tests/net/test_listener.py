@@ -58,11 +58,13 @@ def test_listeners_with_all_kinds_of_tls_at_once(loop: str, tmp_path: Path) -> N
             for client in clients:
                 assert client.user_pass(USER, PASSWORD) == b"+OK welcome\r\n"
             for name, client in zip(("off", "starttls", "implicit"), clients, strict=True):
-                eventually(lambda name=name: proxy.sample("sessions_active", listener=name, state="transaction") == 1, name)
+                eventually(
+                    lambda name=name: proxy.sample("sessions_active", listener=name, state="transaction") == 1, name
+                )
                 client.close()
             assert {proxy.session(n)["listener"] for n in (1, 2, 3)} == {"off", "starttls", "implicit"}
             (hello, *_) = proxy.lines("listening")
-            assert hello["address"] == "127.0.0.1:%d" % proxy.address(0)[1] and hello["tls"] == "off"
+            assert hello["address"] == f"127.0.0.1:{proxy.address(0)[1]}" and hello["tls"] == "off"
 
 
 def test_a_port_in_use_is_told_with_advice() -> None:
@@ -73,7 +75,7 @@ def test_a_port_in_use_is_told_with_advice() -> None:
 
 
 def test_an_address_of_another_machine_is_told_with_advice() -> None:
-    with pytest.raises(BindError, match="cannot listen on 192.0.2.1:0: .*; this machine has no such address"):
+    with pytest.raises(BindError, match=r"cannot listen on 192.0.2.1:0: .*; this machine has no such address"):
         bind(Bind("inet", "192.0.2.1", 0))
 
 
@@ -160,32 +162,31 @@ def test_accept_recovers_from_running_out_of_descriptors(
 ) -> None:
     monkeypatch.setattr("popproxy.net.listener._PAUSE_SECONDS", 0.2)
     implicit = client_context() if tls == "implicit" else None
-    with Upstream(answering()) as upstream:
-        with running(Setup([upstream.url], loop, tls), tmp_path) as proxy:
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            waiting = [socket.socket() for _ in range(8)]
-            spare = []
-            highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, hard))
-            try:
-                while True:
-                    try:
-                        spare.append(os.dup(0))
-                    except OSError:
-                        break
-                for sock in waiting:
-                    sock.settimeout(PATIENCE)
-                    sock.connect(proxy.address())
-                threading.Event().wait(0.5)
-            finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-                for number in spare:
-                    os.close(number)
-            with proxy.client(implicit=implicit) as client:
-                assert client.greeting.startswith(b"+OK")
+    with Upstream(answering()) as upstream, running(Setup([upstream.url], loop, tls), tmp_path) as proxy:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        waiting = [socket.socket() for _ in range(8)]
+        spare = []
+        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, hard))
+        try:
+            while True:
+                try:
+                    spare.append(os.dup(0))
+                except OSError:
+                    break
             for sock in waiting:
-                sock.close()
-            eventually(lambda: proxy.total("connections_active") == 0, "end of all connections")
+                sock.settimeout(PATIENCE)
+                sock.connect(proxy.address())
+            threading.Event().wait(0.5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for number in spare:
+                os.close(number)
+        with proxy.client(implicit=implicit) as client:
+            assert client.greeting.startswith(b"+OK")
+        for sock in waiting:
+            sock.close()
+        eventually(lambda: proxy.total("connections_active") == 0, "end of all connections")
 
 
 @both_loops

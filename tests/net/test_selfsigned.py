@@ -32,7 +32,7 @@ def test_what_is_made(tmp_path: Path) -> None:
     assert made.files.cert == made.files.key_path == directory / FILE_NAME
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(made.files.cert.stat().st_mode) == 0o600
-    assert os.listdir(directory) == [FILE_NAME]  # noqa: PTH208
+    assert os.listdir(directory) == [FILE_NAME]
     certificate = leaf(directory)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["mail.example.org", "xn--bcher-kva.example", "localhost"]

@@ -50,11 +50,10 @@ def setup(upstream: Upstream, loop: str, tls: str = "off", **timeouts: float) ->
 @both_legs
 @both_loops
 def test_a_client_that_says_nothing_before_its_login(loop: str, tls: str, tmp_path: Path) -> None:
-    with Upstream(answering()) as upstream:
-        with running(setup(upstream, loop, tls, pre_auth=SHORT), tmp_path) as proxy:
-            with proxy.client(**options(tls)) as client, takes(SHORT):
-                assert read_rest(client) == b""
-            assert proxy.session()["reason"] == "login_timeout"
+    with Upstream(answering()) as upstream, running(setup(upstream, loop, tls, pre_auth=SHORT), tmp_path) as proxy:
+        with proxy.client(**options(tls)) as client, takes(SHORT):
+            assert read_rest(client) == b""
+        assert proxy.session()["reason"] == "login_timeout"
     assert upstream.peers == []
 
 
@@ -62,14 +61,12 @@ def test_a_client_that_says_nothing_before_its_login(loop: str, tls: str, tmp_pa
 @both_loops
 def test_a_client_that_drips_its_login(loop: str, tls: str, tmp_path: Path) -> None:
     """Octets do not buy time before the login: only complete credentials do."""
-    with Upstream(answering()) as upstream:
-        with running(setup(upstream, loop, tls, pre_auth=SHORT), tmp_path) as proxy:
-            with proxy.client(**options(tls)) as client, takes(SHORT):
-                with contextlib.suppress(OSError):
-                    for octet in b"USER " + b"a" * 200:
-                        client.send(bytes((octet,)))
-                        time.sleep(0.02)
-            assert proxy.session()["reason"] == "login_timeout"
+    with Upstream(answering()) as upstream, running(setup(upstream, loop, tls, pre_auth=SHORT), tmp_path) as proxy:
+        with proxy.client(**options(tls)) as client, takes(SHORT), contextlib.suppress(OSError):
+            for octet in b"USER " + b"a" * 200:
+                client.send(bytes((octet,)))
+                time.sleep(0.02)
+        assert proxy.session()["reason"] == "login_timeout"
 
 
 @both_loops
@@ -217,13 +214,12 @@ def test_a_slow_server_that_is_alive_is_not_cut(loop: str, tmp_path: Path) -> No
 @both_legs
 @both_loops
 def test_a_client_that_takes_nothing_ends_in_time(loop: str, tls: str, tmp_path: Path) -> None:
-    with Upstream(large(1024)) as upstream:
-        with running(setup(upstream, loop, tls, idle=SHORT), tmp_path) as proxy:
-            with proxy.logged_in(**options(tls)) as client:
-                client.send(b"RETR 1\r\n")
-                eventually(lambda: proxy.sample("backpressure_pauses_total", side="upstream") > 0, "pause")
-                with takes(SHORT):
-                    assert proxy.session()["reason"] == "client_stalled"
+    with Upstream(large(1024)) as upstream, running(setup(upstream, loop, tls, idle=SHORT), tmp_path) as proxy:
+        with proxy.logged_in(**options(tls)) as client:
+            client.send(b"RETR 1\r\n")
+            eventually(lambda: proxy.sample("backpressure_pauses_total", side="upstream") > 0, "pause")
+            with takes(SHORT):
+                assert proxy.session()["reason"] == "client_stalled"
 
 
 @both_legs

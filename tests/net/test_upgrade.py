@@ -76,7 +76,9 @@ def test_user_before_stls_is_forgotten(loop: str, tmp_path: Path) -> None:
     assert b"mallory" not in upstream.received
 
 
-@pytest.mark.parametrize("behind", [b"NOOP\r\n", b"USER mallory\r\nPASS x\r\n", b"C", b"\r\n", b"\x16\x03\x01\x02\x00\x01"])
+@pytest.mark.parametrize(
+    "behind", [b"NOOP\r\n", b"USER mallory\r\nPASS x\r\n", b"C", b"\r\n", b"\x16\x03\x01\x02\x00\x01"]
+)
 @both_loops
 def test_commands_behind_stls_are_never_answered(loop: str, behind: bytes, tmp_path: Path) -> None:
     with Upstream(answering()) as upstream, running(setup(upstream, loop), tmp_path) as proxy:

@@ -1,0 +1,93 @@
+"""popproxy as a process of its own: started, signalled and waited for."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 20.0
+
+
+class Process:
+    """A running program. Its two streams go to files."""
+
+    def __init__(self, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
+        self.out, self.err = directory / "out", directory / "err"
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.popen = subprocess.Popen(command, stdout=out, stderr=err, cwd=directory, env=environment)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code."""
+        return self.popen.wait(PATIENCE)
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """What ``condition`` returns once it is true; AssertionError with what was printed when it never is."""
+        end = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            told = self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
+            assert time.monotonic() < end and self.popen.poll() is None, told
+            time.sleep(0.02)
+        return value
+
+    def lines(self, event: str = "") -> list[dict[str, Any]]:
+        """The JSON lines of the log on standard error."""
+        return lines(self.err, event)
+
+
+def lines(path: Path, event: str = "") -> list[dict[str, Any]]:
+    """The JSON lines of a log."""
+    found = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    return [line for line in found if event in ("", line["event"])]
+
+
+@contextmanager
+def program(directory: Path, *arguments: str) -> Iterator[Process]:
+    """``python -m popproxy`` with ``arguments``; killed when it outlives the block."""
+    with _started(directory, [sys.executable, "-m", "popproxy", *arguments]) as process:
+        yield process
+
+
+@contextmanager
+def script(directory: Path, code: str) -> Iterator[Process]:
+    """Python code as a process."""
+    with _started(directory, [sys.executable, "-c", code]) as process:
+        yield process
+
+
+@contextmanager
+def _started(directory: Path, command: Sequence[str]) -> Iterator[Process]:
+    path = os.pathsep.join([str(ROOT), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "HOME": str(directory), "TMPDIR": str(directory)}
+    process = Process(command, directory, environment)
+    try:
+        yield process
+    finally:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.wait(PATIENCE)
+
+
+def get(address: str, path: str) -> tuple[int, bytes]:
+    """GET from the admin listener: status and body."""
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
