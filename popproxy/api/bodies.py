@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
 
 from popproxy.api.header import Header, header_end
 
@@ -18,17 +17,12 @@ class BodyFilter:
     to the client. When the session dies neither is called again. Line ends are CRLF; chunks end anywhere.
     """
 
-    __slots__ = ("through",)
+    __slots__ = ()
 
-    def __new__(cls, *arguments: object, **options: object) -> Self:
-        """Every filter begins with ``through`` false, also one whose ``__init__`` does not call this one's."""
-        made = super().__new__(cls)
-        made.through = False
-        return made
-
-    through: bool
+    through: bool = False
     """Set it true when the filter is done: ``feed`` would return from now on what it gets, ``finish`` nothing, and the
-    last octets it returned are the last it was fed. The rest of the message then passes at the speed of the wire."""
+    last octets it returned are the last it was fed. The rest of the message then passes at the speed of the wire. (A
+    class with ``__slots__`` names ``through`` among them.)"""
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes on for ``chunk``; ``b""`` keeps everything back for now."""
@@ -47,7 +41,7 @@ class HeaderFilter(BodyFilter):
     ``limit`` octets is not edited: ``overflow`` is called instead and, unless that raises, the message passes as it is.
     """
 
-    __slots__ = ("_change", "_held", "_limit", "overflowed")
+    __slots__ = ("_change", "_held", "_limit", "overflowed", "through")
 
     def __init__(self, edit: Callable[[Header], None] | None = None, *, limit: int = HEADER_LIMIT) -> None:
         self._change = edit

@@ -95,7 +95,7 @@ class Answers:
         if self.held:
             data = self.held + data
             self.held = b""
-        if self.waiting:
+        if self.careful.waiting or self.paused or self.pours.source is not None:
             self._set_aside(data)
             return
         now = t.s.clock()
@@ -163,11 +163,6 @@ class Answers:
                 else:
                     self.careful.pour_in(self.sink, data[place:stop], end >= 0, now)
                     place = start = stop
-                if flight and flight[0][0] == LOCAL and not self.streaming:
-                    if start < place:
-                        out.append(data[start:place])
-                        start = place
-                    self.locals()
             else:
                 behind = self._status_end(data, place)
                 if behind <= 0:
@@ -184,16 +179,20 @@ class Answers:
                     self.count(verb, OK, now - at)
                     place = behind
                     self.stream(None, now)
+                    continue
                 else:
                     flight.popleft()
                     self.count(verb, OK if good else ERR, now - at)
                     place = behind
-                    if flight and flight[0][0] == LOCAL:
-                        out.append(data[start:place])
-                        start = place
-                        self.locals()
+                    if not flight or flight[0][0] != LOCAL:
+                        continue
             if t.s.phase is Phase.CLOSED:
                 return
+            if flight and flight[0][0] == LOCAL and not self.streaming:
+                if start < place:
+                    out.append(data[start:place])
+                    start = place
+                self.locals()
             if self.waiting:
                 break
         if start == 0 and place == size:

@@ -70,3 +70,16 @@ def careful_entry(
 ) -> FlightEntry:
     """An entry whose whole reply goes to ``collect``."""
     return (CAREFUL, command.verb.index, now, Pending(command, shown, collect))
+
+
+def common(line: bytes) -> tuple[int, int] | None:
+    """Kind and verb index of a line (less its LF) that may pass as it is: no argument, or one message number."""
+    known = WHOLE_LINES.get(line)
+    if known is None:
+        name, _, argument = line.partition(b" ")
+        known = NUMBERED.get(name)
+        if known is not None:
+            digits = argument[:-1]
+            if argument[-1:] != b"\r" or not digits.isdigit() or len(digits) > 10 or digits[0] == 48:
+                return None
+    return known

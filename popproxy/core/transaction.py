@@ -20,12 +20,11 @@ from popproxy.core.flight import (
     CAREFUL,
     LOCAL,
     MULTI,
-    NUMBERED,
     SINGLE,
-    WHOLE_LINES,
     FlightEntry,
     Pending,
     careful_entry,
+    common,
     stops,
 )
 from popproxy.core.meter import DENIED, MALFORMED
@@ -54,6 +53,7 @@ class Transaction:
         "busy",
         "chain",
         "flight",
+        "idle",
         "limit",
         "numbering",
         "patience",
@@ -72,6 +72,7 @@ class Transaction:
         self.flight: deque[FlightEntry] = deque()
         self.backlog: deque[tuple[bytes, FlightEntry]] = deque()
         self.limit = plan.limits.pipeline
+        self.idle = plan.timeouts.idle
         self.patience = plan.timeouts.command
         self.rest = b""
         self.busy = False
@@ -92,9 +93,20 @@ class Transaction:
 
     def client(self, data: bytes) -> None:
         """Octets from the client."""
+        s = self.s
+        if self.plain and not (self.flight or self.rest or self.backlog or s.blocked or self.answers.paused):
+            # The shortest way for what comes most: one common line, and nobody else under way.
+            known = common(data[:-1]) if data[-1:] == b"\n" and not s.deaf and self.upload is None else None
+            if known is not None:
+                now = s.clock()
+                self.flight.append((known[0], known[1], now, None))
+                s.to_upstream.append(data)
+                s.deadline = now + self.patience
+                s.want_client = self.limit > 1
+                return
         if self.upload is not None:
             self._uploading(self.upload, data)
-        elif not self.s.deaf:
+        elif not s.deaf:
             if self.rest:
                 data = self.rest + data
                 self.rest = b""
@@ -146,15 +158,15 @@ class Transaction:
         s = self.s
         if s.phase is Phase.CLOSED:
             return
-        times = s.plan.timeouts
-        if s.blocked or self.answers.pouring:
-            s.deadline = now + times.idle
-        elif self.answers.careful.waiting:
+        a = self.answers
+        if s.blocked or a.paused or a.pours.source is not None:
+            s.deadline = now + self.idle
+        elif a.careful.waiting:
             s.deadline = inf
         elif self.flight:
             s.deadline = now + self.patience
         else:
-            s.deadline = inf if self.busy else now + times.idle
+            s.deadline = inf if self.busy else now + self.idle
 
     def suspend(self) -> None:
         """An outcome is awaited: the client's further lines wait."""
@@ -196,9 +208,8 @@ class Transaction:
             if not lines:
                 break
             taken = True
-            place = self._lines(data, lines, now)
+            place, held = self._lines(data, lines, now)
             data = data[place:] if place < len(data) else b""
-            held = self._held()
         if taken:
             due = len(self.flight) + len(self.backlog)
             if due > 1 or waiting:
@@ -227,20 +238,17 @@ class Transaction:
         s.leave("protocol_error", "overlong line")
         self.local(err(f"Line longer than {s.plan.limits.line} octets"))
 
-    def _lines(self, data: bytes, lines: list[bytes], now: float) -> int:
-        """Send ``lines``, which are the beginning of ``data``; the offset of the first that has to wait."""
+    def _lines(self, data: bytes, lines: list[bytes], now: float) -> tuple[int, bool]:
+        """Send ``lines``, which are the beginning of ``data``: the offset of the first that has to wait, and whether
+        no line may be looked at any more. It begins when one may."""
         s = self.s
         flight = self.flight
         start = place = 0
+        held = False
         fast = self._fast()
         for line in lines:
             if fast:
-                known = WHOLE_LINES.get(line)
-                if known is None:
-                    name, _, argument = line.partition(b" ")
-                    known = NUMBERED.get(name)
-                    if known is not None and not _number(argument):
-                        known = None
+                known = common(line)
                 if known is not None:
                     flight.append((known[0], known[1], now, None))
                     place += len(line) + 1
@@ -249,20 +257,21 @@ class Transaction:
             if start < place:
                 s.to_upstream.append(data[start:place])
                 start = place
-            if self._held():
-                return place
+            if held:
+                return place, True
             start = place = place + len(line) + 1
             self._line(line + b"\n", now)
-            fast = self._fast()
+            held = self._held()
+            fast = not held and self._fast()
         if start == 0 and place == len(data):
             s.to_upstream.append(data)
         elif start < place:
             s.to_upstream.append(data[start:place])
-        return place
+        return place, held
 
     def _fast(self) -> bool:
         """Whether a common line may pass as it is. Decided anew behind every line that did not."""
-        return self.plain and not self.backlog and (self.pipelining or not self.flight) and not self._held()
+        return self.plain and not self.backlog and (self.pipelining or not self.flight)
 
     def _line(self, line: bytes, now: float) -> None:
         """One line on the careful road."""
@@ -353,6 +362,9 @@ class Transaction:
         s = self.s
         if s.phase is Phase.CLOSED:
             return
+        if s.want_client and not (self.backlog or self.rest or s.deaf):
+            self.clocked(now)
+            return
         while self.backlog and not self._must_wait():
             self._dispatch(*self.backlog.popleft())
         if self.rest and (self.upload is not None or not self._held()):
@@ -385,9 +397,3 @@ class Transaction:
             if end < len(data):
                 self.client(data[end:])
         self.clocked(s.clock())
-
-
-def _number(argument: bytes) -> bool:
-    """``123`` CR: a message number that may pass as it is."""
-    digits = argument[:-1]
-    return argument[-1:] == b"\r" and digits.isdigit() and len(digits) <= 10 and digits[0] != 48

@@ -60,6 +60,7 @@ class TlsTransport(asyncio.Transport):
         "_eof_told",
         "_eof_wanted",
         "_fd",
+        "_fresh",
         "_handshake",
         "_high",
         "_info",
@@ -117,6 +118,7 @@ class TlsTransport(asyncio.Transport):
         self._write_blocked = False  # SSL_write waits to read
         self._shut_blocked = False  # SSL_shutdown waits to write
         self._paused = self._closing = self._lost = False
+        self._fresh = True  # nothing was read yet behind the handshake
         self._eof_seen = self._eof_told = self._eof_wanted = self._eof_sent = False
         self.ragged_eof = False
         self._again: asyncio.Handle | None = None
@@ -165,7 +167,9 @@ class TlsTransport(asyncio.Transport):
         if self._closing or self._reading or self._tls is None:
             return
         self._reading = True
-        if (self._eof_seen or self._tls.pending()) and self._again is None:
+        # A RST that came with the last octets of the handshake was told to it, and libuv tells it once: so look.
+        if (self._fresh or self._eof_seen or self._tls.pending()) and self._again is None:
+            self._fresh = False
             self._again = self._loop.call_soon(self._read_on_again)
         self._watch()
 

@@ -172,7 +172,9 @@ class _Service:
             return EX_OK
         if not isinstance(error, (BindError, TlsConfigError, PluginFailed, OSError)):
             raise error
-        print(f"popproxy: {error}", file=sys.stderr)
+        if self.plan.log.file is not None:
+            # Who starts it by hand looks here; a log on standard error says it there itself.
+            print(f"popproxy: {error}", file=sys.stderr)
         self.log.event("error", "start_failed", detail=str(error))
         return EX_CONFIG if isinstance(error, TlsConfigError) else EX_UNAVAILABLE
 

@@ -185,6 +185,13 @@ def test_promise_7_on_login_result_fails(fail: Fail, waits: bool, how: str) -> N
     assert rig.meter.errors == [("p1", "on_login_result", f"fail_{fail.value}")]
 
 
+def test_promise_4_a_refused_login_leaves_no_leg_while_on_login_result_decides() -> None:
+    rig = asked(plugin(on_login_result=waiting)).connected().upstream(b"-ERR no\r\n")
+    assert not rig.s.upstream_open
+    assert rig.said() == b""
+    assert rig.returned().said() == FAILED
+
+
 @pytest.mark.parametrize("event", ["lost", "unasked"])
 def test_promise_4_the_upstream_breaks_while_on_login_result_decides(event: str) -> None:
     rig = asked(plugin(on_login_result=waiting)).connected().upstream(b"+OK\r\n").upstream(b"+OK in\r\n")

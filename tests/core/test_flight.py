@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from popproxy.api import parse
-from popproxy.core.flight import CAREFUL, LOCAL, MULTI, NUMBERED, SINGLE, WHOLE_LINES, Pending, careful_entry, stops
+from popproxy.core.flight import (
+    CAREFUL,
+    LOCAL,
+    MULTI,
+    NUMBERED,
+    SINGLE,
+    WHOLE_LINES,
+    Pending,
+    careful_entry,
+    common,
+    stops,
+)
 from popproxy.wire.commands import VERBS, Where
 
 
@@ -45,3 +56,22 @@ def test_only_a_barrier_stops() -> None:
     assert not stops((LOCAL, 0, 0.0, b"+OK\r\n"))
     assert not stops((CAREFUL, 0, 0.0, Pending(command, command)))
     assert stops((CAREFUL, 0, 0.0, Pending(command, command, barrier=True)))
+
+
+@pytest.mark.parametrize("line", [b"NOOP\r", b"noop\r", b"RETR 1\r", b"dele 4294967295\r", b"LIST 1\r", b"UIDL\r"])
+def test_common_lines(line: bytes) -> None:
+    command = parse(line[:-1])
+    assert common(line) == (MULTI if command.multiline else SINGLE, command.verb.index)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"\r", b"NOOP", b"NOOP \r", b"NoOp\r", b"RETR\r", b"RETR \r", b"RETR 0\r", b"RETR 01\r", b"RETR 1",
+        b"RETR  1\r",
+        b"RETR 1 \r", b"RETR +1\r", b"RETR 12345678901\r", b"RETR 1\r\nRETR 2\r", b"TOP 1 0\r", b"QUIT\r", b"CAPA\r",
+        b"LAST\r", b"XSENDER 1\r", b"RETR \xb2\r", b"RETR 1\n\r",
+    ],
+)  # fmt: skip
+def test_lines_that_need_a_second_look(line: bytes) -> None:
+    assert common(line) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import socket
 import struct
 import time
@@ -265,3 +267,51 @@ def test_what_follows_the_header_belongs_to_the_session(loop: str, tmp_path: Pat
                 assert [client.read_line() for _ in range(3)] == [b"+OK\r\n", b"+OK welcome\r\n", b"+OK 0 0\r\n"]
                 client.socket.shutdown(socket.SHUT_WR)
                 assert read_rest(client) == b""
+
+
+@both_loops
+def test_whoever_may_open_a_unix_socket_may_send_a_header(loop: str, tmp_path: Path) -> None:
+    listeners = f'[[listener]]\nname = "main"\nbind = ["unix:{tmp_path}/s"]\ntls = "implicit"\n{TRUST}\n'
+    with Upstream(answering()) as upstream:
+        with running(Setup([upstream.url], loop, listeners=listeners), tmp_path) as proxy:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(PATIENCE)
+                sock.connect(f"{tmp_path}/s")
+                sock.sendall(V1)
+                with client_context().wrap_socket(sock) as client:
+                    assert client.recv(100).startswith(b"+OK")
+            assert proxy.session()["client"] == "192.0.2.7"
+
+
+@both_loops
+def test_a_header_with_the_addresses_of_unix_sockets_leaves_the_balancer_s(loop: str, tmp_path: Path) -> None:
+    body = b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0")
+    header = SIGNATURE + b"\x21\x31" + struct.pack("!H", len(body)) + body
+    with Upstream(answering()) as upstream, running(Setup([upstream.url], loop, listener=TRUST), tmp_path) as proxy:
+        behind(proxy, header).close()
+        assert proxy.session()["client"] == "127.0.0.1"
+
+
+@both_loops
+def test_a_connection_the_loop_does_not_take_is_no_leak(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        """A loop that makes no transport any more."""
+
+        def __init__(self, real: asyncio.AbstractEventLoop) -> None:
+            self.real = real
+
+        async def connect_accepted_socket(self, *_: object) -> None:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.real, name)
+
+    with Upstream(answering()) as upstream, running(Setup([upstream.url], loop, listener=TRUST), tmp_path) as proxy:
+        monkeypatch.setattr(proxy.worker.fronts[0], "loop", Refusing(proxy._loop))
+        with socket.create_connection(proxy.address(), PATIENCE) as sock:
+            sock.sendall(V1)
+            assert at_end(sock)
+        assert "No buffer space" in proxy.wait("refused")["detail"]
+        eventually(lambda: proxy.total("connections_active") == 0, "end of the connection")

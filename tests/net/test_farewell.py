@@ -11,9 +11,21 @@ from pathlib import Path
 import pytest
 
 from popproxy.net import farewell
-from tests.net.running import Proxy, Setup, both_loops, eventually, half_close, read_rest, running
+from tests.net.running import (
+    LISTENER,
+    PASSWORD,
+    USER,
+    Proxy,
+    Setup,
+    both_loops,
+    eventually,
+    half_close,
+    read_rest,
+    running,
+)
 from tests.net.test_pump import both_legs, digest_of, large, octets_of, options, take
 from tests.net.upstream import PATIENCE, Peer, Upstream
+from tests.wireclient import WireClient
 
 
 @both_legs
@@ -134,6 +146,32 @@ async def ended(proxy: Proxy) -> None:
     """As if the session had come to its end with octets left in the client's buffer."""
     for pump in list(proxy.worker.fronts[0].pumps):
         pump._tell(pump.session.end, "shutdown")
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@both_loops
+def test_the_same_holds_on_a_unix_socket(
+    loop: str, reads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farewell, "STALL_SECONDS", 0.25)
+    chunks = 12
+    listeners = LISTENER.format(tls="off").replace("127.0.0.1:0", f"unix:{tmp_path}/s")
+    with Upstream(large(chunks), quits=1) as upstream:
+        with running(Setup([upstream.url], loop, listeners=listeners), tmp_path) as proxy:
+            with WireClient(tmp_path / "s", timeout=PATIENCE) as client:
+                client.user_pass(USER, PASSWORD)
+                client.send(b"RETR 1\r\nQUIT\r\n")
+                if not reads:
+                    eventually(lambda: proxy.sample("backpressure_pauses_total", side="upstream") > 0, "pause")
+                    proxy.call(ended(proxy))
+                    assert proxy.session()["reason"] == "shutdown"
+                    return
+                whole = b""
+                while len(whole) < octets_of(chunks):
+                    time.sleep(0.03)
+                    whole += client.socket.recv(16_000) or pytest.fail(f"closed after {len(whole)} octets")
+                assert whole + read_rest(client) == whole[: octets_of(chunks)] + b"+OK bye\r\n"
+            assert proxy.session()["reason"] == "quit"
 
 
 @both_loops

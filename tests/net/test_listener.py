@@ -7,13 +7,14 @@ import resource
 import socket
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from popproxy.config.plan import Bind
 from popproxy.net.listener import BindError, bind
-from tests.net.running import PASSWORD, USER, Setup, both_loops, client_context, eventually, running
+from tests.net.running import PASSWORD, USER, Proxy, Setup, both_loops, client_context, eventually, running
 from tests.net.upstream import PATIENCE, Upstream, answering
 from tests.wireclient import WireClient
 
@@ -36,7 +37,7 @@ def test_every_family_serves(loop: str, tls: str, tmp_path: Path) -> None:
         with running(Setup([upstream.url], loop, listeners=addresses), tmp_path) as proxy:
             implicit = client_context() if tls == "implicit" else None
             dual = proxy.address(2)[1]
-            seen = []
+            seen: list[str] = []
             for address in (proxy.address(0), proxy.address(1), ("127.0.0.1", dual), ("::1", dual), path):
                 with WireClient(address, timeout=PATIENCE, implicit=implicit) as client:
                     if tls == "starttls":
@@ -46,6 +47,10 @@ def test_every_family_serves(loop: str, tls: str, tmp_path: Path) -> None:
                 seen.append(proxy.session(len(seen) + 1)["client"])
             assert seen == ["127.0.0.1", "::1", "127.0.0.1", "::1", "unix"]
         assert not path.exists()
+
+
+def in_transaction(proxy: Proxy, name: str) -> bool:
+    return proxy.sample("sessions_active", listener=name, state="transaction") == 1
 
 
 @both_loops
@@ -58,9 +63,7 @@ def test_listeners_with_all_kinds_of_tls_at_once(loop: str, tmp_path: Path) -> N
             for client in clients:
                 assert client.user_pass(USER, PASSWORD) == b"+OK welcome\r\n"
             for name, client in zip(("off", "starttls", "implicit"), clients, strict=True):
-                eventually(
-                    lambda name=name: proxy.sample("sessions_active", listener=name, state="transaction") == 1, name
-                )
+                eventually(partial(in_transaction, proxy, name), f"session of {name}")
                 client.close()
             assert {proxy.session(n)["listener"] for n in (1, 2, 3)} == {"off", "starttls", "implicit"}
             (hello, *_) = proxy.lines("listening")

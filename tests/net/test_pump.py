@@ -455,6 +455,29 @@ def test_a_fault_of_ours_ends_one_session_and_no_other(
             assert fault["session"] == line["session"] and "broken" in fault["where"]
 
 
+@pytest.mark.parametrize("also", ["end", "summary"])
+@both_loops
+def test_a_fault_behind_a_fault_still_ends_the_session(
+    loop: str, also: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("ours")
+
+    with Upstream(answering(b"+OK\r\n")) as upstream:
+        with running(Setup([upstream.url], loop), tmp_path, faults=4 if also == "end" else 2) as proxy:
+            with proxy.logged_in() as client:
+                with monkeypatch.context() as patch:
+                    patch.setattr(Session, "client_data", broken)
+                    patch.setattr(Session, also, broken)
+                    client.send(b"NOOP\r\n")
+                    with pytest.raises((EOFError, ConnectionError)):
+                        client.read_line()
+                    eventually(lambda: proxy.worker.sessions == 0, "end of the session")
+            eventually(lambda: proxy.total("connections_active") == 0, "end of the connection")
+            with proxy.logged_in() as client:
+                assert client.single(b"NOOP") == b"+OK\r\n"
+
+
 class Slow(BodyFilter):
     """Holds everything back until the end."""
 

@@ -226,7 +226,7 @@ def test_a_client_that_takes_nothing_ends_in_time(loop: str, tls: str, tmp_path:
 @both_loops
 def test_a_slow_client_that_is_alive_is_not_cut(loop: str, tls: str, tmp_path: Path) -> None:
     """Slower than the time-outs for the whole, but never silent for one of them."""
-    chunks = 80
+    chunks = 160
     with Upstream(large(chunks)) as upstream:
         with running(setup(upstream, loop, tls, idle=SHORT, command=SHORT), tmp_path) as proxy:
             with proxy.logged_in(**options(tls)) as client:

@@ -196,7 +196,7 @@ def test_what_is_due_leaves_before_the_handshake(loop: str) -> None:
                 while left:
                     left -= len(sock.recv(min(left, 1 << 16)))
                 with client_context().wrap_socket(sock) as tls:
-                    return tls.version().encode()
+                    return str(tls.version()).encode()
 
         assert await asyncio.to_thread(shake) == b"TLSv1.3"
         await asyncio.wait_for(stage.told.wait(), PATIENCE)

@@ -121,7 +121,7 @@ def test_a_plugin_that_does_not_start_leaves_nothing_open(
 ) -> None:
     monkeypatch.setattr(module, "_START_SECONDS", 0.2)
     path = tmp_path / "pop3.sock"
-    listeners = f'[[listener]]\nname = "main"\nbind = ["127.0.0.1:0", "unix:{path}"]\ntls = "off"\nauth_before_tls = "allow"\n'
+    listeners = listener("main", "127.0.0.1:0", f"unix:{path}")
     plugins = [Witness("good"), Witness("bad", start), Witness("never")]
     made = Setup(
         ["pop3+clear://127.0.0.1:9"], loop, listeners=listeners, plugins=plugins, deadline=0.1
@@ -134,6 +134,11 @@ def test_a_plugin_that_does_not_start_leaves_nothing_open(
     assert LIFE[-2:] == ["bad stops", "good stops"]
     assert not path.exists()
     assert count_sockets() <= sockets
+
+
+def listener(name: str, *binds: str) -> str:
+    wanted = ", ".join(f'"{where}"' for where in binds)
+    return f'[[listener]]\nname = "{name}"\nbind = [{wanted}]\ntls = "off"\nauth_before_tls = "allow"\n'
 
 
 def count_sockets() -> int:
@@ -150,10 +155,7 @@ def count_sockets() -> int:
 def test_one_address_that_cannot_be_bound_leaves_no_other_open(loop: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        listeners = (
-            '[[listener]]\nname = "a"\nbind = ["127.0.0.1:0", "[::1]:0"]\ntls = "off"\nauth_before_tls = "allow"\n'
-            f'[[listener]]\nname = "b"\nbind = ["127.0.0.1:0", "127.0.0.1:{taken}"]\ntls = "off"\nauth_before_tls = "allow"\n'
-        )
+        listeners = listener("a", "127.0.0.1:0", "[::1]:0") + listener("b", "127.0.0.1:0", f"127.0.0.1:{taken}")
         sockets = count_sockets()
         with pytest.raises(BindError, match=str(taken)):
             with running(Setup(["pop3+clear://127.0.0.1:9"], loop, listeners=listeners), tmp_path):

@@ -71,8 +71,8 @@ def script(directory: Path, code: str) -> Iterator[Process]:
 @contextmanager
 def _started(directory: Path, command: Sequence[str]) -> Iterator[Process]:
     path = os.pathsep.join([str(ROOT), str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "HOME": str(directory), "TMPDIR": str(directory)}
-    process = Process(command, directory, environment)
+    home = {"PYTHONPATH": path.rstrip(os.pathsep), "HOME": str(directory), "TMPDIR": str(directory)}
+    process = Process(command, directory, {**os.environ, **home})
     try:
         yield process
     finally:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.net.running import pem
 from tests.net.test_pump import large
-from tests.net.tlspeers import AUTHORITY, CERTIFICATE
 from tests.net.upstream import Upstream, answering
 from tests.run.process import PATIENCE, Process, get, lines, program, script
 from tests.wireclient import WireClient
@@ -161,23 +159,30 @@ def test_a_signal_ends_a_slow_start(loop: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SLOW)
     path = config(tmp_path, tail='[[plugin]]\nuse = "mine:Slow"\n')
     with program(tmp_path, "serve", "--config", path, "--loop", loop) as process:
-        process.until(lambda: process.lines("slow.begins"))
+        process.until(lambda: process.lines("Slow.begins"))
         assert get(admin(process), "/readyz")[0] == 503
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
     assert (tmp_path / "stopped").exists()
-    assert process.lines("slow.cancelled") and not process.lines("started")
+    assert process.lines("Slow.cancelled") and not process.lines("started")
 
 
+@pytest.mark.parametrize("file", ["", "log"])
 @loops
-def test_a_plugin_that_does_not_start_is_told(loop: str, tmp_path: Path) -> None:
+def test_a_plugin_that_does_not_start_is_told(loop: str, file: str, tmp_path: Path) -> None:
+    """In the log, and on standard error when the log is elsewhere."""
     (tmp_path / "mine.py").write_text(SLOW)
-    path = config(tmp_path, tail='[[plugin]]\nuse = "mine:Broken"\n')
+    log = f'file = "{tmp_path}/{file}"' if file else ""
+    path = config(tmp_path, tail='[[plugin]]\nuse = "mine:Broken"\n', log=log)
     with program(tmp_path, "serve", "--config", path, "--loop", loop) as process:
         assert process.wait() == 69
-    told = "plugin broken did not start: ValueError: my file is missing"
-    assert f"popproxy: {told}\n" in process.err.read_text()
-    assert process.lines("start_failed")[0]["detail"] == told
+    told = "plugin Broken did not start: ValueError: my file is missing"
+    if file:
+        assert process.err.read_text() == f"popproxy: {told}\n"
+        assert lines(tmp_path / file, "start_failed")[0]["detail"] == told
+    else:
+        assert [line["detail"] for line in process.lines("start_failed")] == [told]
+        assert len(process.err.read_text().splitlines()) == len(process.lines())
 
 
 @pytest.mark.parametrize("which", ["port", "admin"])
@@ -190,16 +195,13 @@ def test_a_port_in_use_is_told(which: str, tmp_path: Path) -> None:
     assert f"127.0.0.1:{port}" in text and "in use" in text and "Traceback" not in text
 
 
-def test_a_certificate_without_its_key_is_told(tmp_path: Path) -> None:
-    pem(tmp_path / "one.pem", CERTIFICATE)
-    other = AUTHORITY.issue_cert("localhost")
-    other.private_key_pem.write_to_path(str(tmp_path / "other.key"))
-    table = f'certificates = [{{ cert = "{tmp_path}/one.pem", key = "{tmp_path}/other.key" }}]'
-    path = config(tmp_path, tls="implicit", tls_table=table)
+def test_a_place_for_the_certificate_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    path = config(tmp_path, tls="implicit", tls_table=f'self_signed_directory = "{tmp_path}/file/state"')
     with program(tmp_path, "serve", "--config", path) as process:
         assert process.wait() == 78
-    text = process.err.read_text()
-    assert "does not belong to this certificate" in text and "Traceback" not in text
+    (line,) = process.lines("start_failed")
+    assert f"{tmp_path}/file/state" in line["detail"] and "Traceback" not in process.err.read_text()
 
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path: Path) -> None:
