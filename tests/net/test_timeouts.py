@@ -228,7 +228,7 @@ def test_a_slow_client_that_is_alive_is_not_cut(loop: str, tls: str, tmp_path: P
     """Slower than the time-outs for the whole, but never silent for one of them."""
     chunks = 160
     with Upstream(large(chunks)) as upstream:
-        with running(setup(upstream, loop, tls, idle=SHORT, command=SHORT), tmp_path) as proxy:
+        with running(setup(upstream, loop, tls, idle=2 * SHORT, command=2 * SHORT), tmp_path) as proxy:
             with proxy.logged_in(**options(tls)) as client:
                 # Large buffers of the kernel tell of progress in leaps only.
                 client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
