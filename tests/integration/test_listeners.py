@@ -199,6 +199,8 @@ def test_self_signed_on_first_start(dovecot: Dovecot, start: Start, setup: Setup
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     with WireClient(("127.0.0.1", proxy.pop3s), implicit=anybody) as client:
         read_all(client, account)
+    # The log is written a moment later, in order.
+    proxy.wait_for_sessions(1)
     (line,) = [line for line in proxy.lines() if line["event"] == "self_signed"]
     assert line["level"] == "warning"
     assert line["advice"]
