@@ -259,13 +259,6 @@ def test_a_server_that_repeats_the_password_does_not_bring_it_into_the_log(loop:
         assert proxy.wait("login_failed", 2)["user"] == "alice"
 
 
-def parrot(peer: Peer) -> None:
-    """An echo server, as on port 7: no POP3 at all."""
-    peer.send(b"+OK ready\r\n")
-    while True:
-        peer.send(peer.line() + b"\r\n")
-
-
 @both_loops
 def test_an_echo_server_does_not_bring_the_password_into_the_log(loop: str, tmp_path: Path) -> None:
     def script(peer: Peer) -> None:

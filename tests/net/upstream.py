@@ -92,7 +92,7 @@ class Peer:
     # Parts of an honest session, so that a script need only write what is wrong
 
     def greet(self) -> None:
-        """The greeting, and the answer to CAPA until another command comes; that is left to be read."""
+        """The greeting."""
         self.send(b"+OK ready\r\n")
 
     def login(self, capabilities: bytes = CAPABILITIES) -> None:
