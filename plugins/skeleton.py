@@ -10,6 +10,7 @@ from pydantic import Field
 from popproxy.api import (
     Code,
     Command,
+    Explained,
     Fail,
     Plugin,
     PluginConfig,
@@ -48,6 +49,9 @@ class Ration(Plugin[RationConfig]):
             return None
         self._refused.inc()
         return Refuse("Enough for now, log in again", Code.SYS_TEMP, reason=f"ration of {taken} used up")
+
+    def explain(self, session: SessionView, user: str) -> Explained:
+        return Explained((f"may retrieve {self.config.messages} messages",))
 
     def on_close(self, session: SessionView, summary: SessionSummary) -> None:
         if TAKEN.get(session) >= self.config.messages:

@@ -2,6 +2,7 @@
 
 from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.credentials import Bearer, Credentials, External, Password, Verified
+from popproxy.api.explained import Explained
 from popproxy.api.header import Header
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
 from popproxy.api.services import Clock, Counter, Log, Metrics, Resolver, Services
@@ -52,6 +53,7 @@ __all__ = [
     "Counter",
     "Credentials",
     "Edit",
+    "Explained",
     "External",
     "Fail",
     "Hangup",

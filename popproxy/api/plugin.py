@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Credentials
+from popproxy.api.explained import Explained
 from popproxy.api.services import Services
 from popproxy.api.verdicts import (
     CommandVerdict,
@@ -123,6 +124,14 @@ class Plugin(Generic[C]):
     def on_close(self, session: SessionView, summary: SessionSummary) -> None:
         """The session is over; totals are final."""
 
+    def explain(self, session: SessionView, user: str) -> Explained | None:
+        """What on_login would do for ``user``, for ``popproxy explain``; None when nothing.
+
+        No hook: called on a plugin that was made and never started, without services and without a loop; it may read
+        files and must not use the network. ``session.user`` is the name the client gave, ``user`` and
+        ``session.upstream`` what the plugins before this one made of it.
+        """
+
 
 HOOKS: tuple[str, ...] = (
     "on_connect",
@@ -151,7 +160,7 @@ def is_async(cls: type[Plugin[Any]], hook: str) -> bool:
 def _check_hooks(cls: type[Plugin[Any]]) -> None:
     """Refuse a misspelt hook, a wrong signature and a forbidden ``async def`` when the class is made."""
     for name, member in vars(cls).items():
-        if name in HOOKS or name in ("start", "stop"):
+        if name in HOOKS or name in ("start", "stop", "explain"):
             wanted = [p.name for p in inspect.signature(getattr(Plugin, name)).parameters.values()]
             if not callable(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a method")
@@ -162,5 +171,7 @@ def _check_hooks(cls: type[Plugin[Any]]) -> None:
                 )
             if name in SYNC_ONLY and inspect.iscoroutinefunction(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: it is called for every message")
+            if name == "explain" and inspect.iscoroutinefunction(member):
+                raise TypeError(f"{cls.__name__}.explain must be a plain def: no loop runs while it is called")
         elif name.startswith(("on_", "open_")) and callable(member):
             raise TypeError(f"{cls.__name__}.{name} is no hook; the hooks are: {', '.join(HOOKS)}")

@@ -20,7 +20,7 @@ from popproxy.core.meter import SessionMeter
 from popproxy.wire.errors import Code
 from popproxy.wire.replies import err
 
-__all__ = ["ALLOWED", "BROKEN", "BROKEN_LINE", "CONTAINED", "Host", "Lie", "Use", "call", "report"]
+__all__ = ["ALLOWED", "BROKEN", "BROKEN_LINE", "CONTAINED", "Host", "Lie", "Use", "call", "report", "told"]
 
 BROKEN = Refuse("Internal error, try again later", Code.SYS_TEMP, "a plugin failed")
 """What Fail.CLOSED makes of a failure."""
@@ -130,14 +130,14 @@ def report(host: Host, entry: Entry, error: BaseException) -> None:
     action = "fail_closed" if entry.subscriber.fail is Fail.CLOSED else "fail_open"
     host.meter.plugin_error(entry.subscriber.name, entry.hook, action)
     fields = {"plugin": entry.subscriber.name, "hook": entry.hook, "action": action, "error": type(error).__name__}
-    text = "the deadline passed" if isinstance(error, TimeoutError) else _told(error)
+    text = "the deadline passed" if isinstance(error, TimeoutError) else told(error)
     host.effects.append(Note("error", "plugin_error", {**fields, "detail": text}, error))
 
 
-_OURS = ("popproxy.core.", "popproxy.api.verdicts")
+_OURS = ("popproxy.core.", "popproxy.api.verdicts", "popproxy.api.explained")
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
     """Our own words about a plugin that lied (promise 6 holds for them); of its own words only where they arose."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

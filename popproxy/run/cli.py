@@ -119,10 +119,11 @@ def _add_explain(commands: Commands) -> None:
     explain = commands.add_parser(
         "explain",
         help="show what happens to a user at an address",
-        description="Show what happens to a user who connects from an address: listeners, plugins, upstream, bounds.",
+        description="Show what happens to a user who connects from an address: listeners, plugins and each of their "
+        "steps, upstream, bounds.",
     )
     explain.add_argument("--user", metavar="U", required=True, help="user name, as the client sends it")
-    explain.add_argument("--ip", metavar="A", required=True, help="IP address of the client")
+    explain.add_argument("--ip", metavar="A", default="127.0.0.1", help="address of the client (default: %(default)s)")
     explain.add_argument("--listener", metavar="L", help="only this listener")
     explain.add_argument(
         "--tls",

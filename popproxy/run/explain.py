@@ -15,6 +15,8 @@ from popproxy.api.views import SessionView, TlsView
 from popproxy.config.plan import Bind, ListenerPlan, Plan, UpstreamPlan
 from popproxy.core.chain import Chain
 from popproxy.core.conditions import Condition
+from popproxy.core.entrance import shown
+from popproxy.run.steps import StepView, text, walk
 
 Address = IPv4Address | IPv6Address
 
@@ -49,7 +51,8 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamView:
-    """The upstream of a login that no plugin routes elsewhere. ``routed_by`` names plugins that may."""
+    """An upstream to which the login leads. ``routed_by`` names plugins that may route it to one of ``others``: they
+    look at logins and do not explain themselves."""
 
     name: str
     servers: tuple[ServerView, ...]
@@ -60,7 +63,8 @@ class UpstreamView:
 
 @dataclass(frozen=True, slots=True)
 class ListenerView:
-    """One listener. ``chain`` holds plugins by hook in call order, hooks nobody uses left out."""
+    """One listener. ``chain`` holds plugins by hook in call order, hooks nobody uses left out; ``steps`` what they
+    make of the name and the upstream, ``login`` and ``upstream`` what becomes of both (None: refused)."""
 
     name: str
     bind: tuple[str, ...]
@@ -72,16 +76,20 @@ class ListenerView:
     logs_in_because: str
     chain: dict[str, tuple[PluginView, ...]]
     skipped: tuple[Skipped, ...]
+    steps: tuple[StepView, ...]
+    login: str | None
+    upstream: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole answer. Timeouts in seconds, limits in octets and counts."""
+    """The whole answer. ``upstreams`` are those the listeners lead to. Timeouts in seconds, limits in octets and
+    counts."""
 
     user: str
     ip: str
     listeners: tuple[ListenerView, ...]
-    upstream: UpstreamView
+    upstreams: tuple[UpstreamView, ...]
     timeouts: dict[str, float]
     limits: dict[str, int]
 
@@ -93,7 +101,7 @@ class Explanation:
 def explain(
     plan: Plan, user: str, ip: str, listener: str | None = None, tls: bool | None = None
 ) -> Explanation:
-    """What happens to ``user`` who connects from ``ip`` (an IP address as text).
+    """What happens to ``user`` (octets that are no UTF-8 as surrogates) who connects from ``ip`` (an IP address).
 
     ``listener`` limits the answer to one. ``tls`` None assumes that the client uses TLS wherever it can. Raises
     ValueError for what is no address, KeyError for an unknown listener.
@@ -104,21 +112,26 @@ def explain(
     chosen = [item for item in plan.listeners if listener in (None, item.name)]
     if not chosen:
         raise KeyError(listener)
+    listeners = tuple(_listener(plan, item, user, address, tls) for item in chosen)
+    leads = dict.fromkeys(item.upstream for item in listeners if item.upstream is not None)
     return Explanation(
-        user=user,
+        user=text(user),
         ip=str(address),
-        listeners=tuple(_listener(item, user, address, tls) for item in chosen),
-        upstream=_upstream(plan, user, address, chosen, tls),
+        listeners=listeners,
+        upstreams=tuple(_upstream(plan, name, listeners) for name in leads),
         timeouts={name: float(value) for name, value in asdict(plan.timeouts).items()},
         limits=asdict(plan.limits),
     )
 
 
-def _listener(plan: ListenerPlan, user: str, address: Address, asked: bool | None) -> ListenerView:
+def _listener(whole: Plan, plan: ListenerPlan, name: str, address: Address, asked: bool | None) -> ListenerView:
     secure = _secure(plan, asked)
     connects, connects_because = _connects(plan, address)
     logs_in, logs_in_because = _logs_in(plan, secure)
+    user = shown(name)
     view = _view(plan, user, address, secure)
+    steps = walk(whole, plan, view, name)
+    refused = bool(steps) and steps[-1].refused
     skipped = tuple(
         Skipped(subscriber.name, tuple(_unmet(subscriber.when, view, user)))
         for subscriber in plan.session.chain.subscribers
@@ -135,6 +148,9 @@ def _listener(plan: ListenerPlan, user: str, address: Address, asked: bool | Non
         logs_in_because=logs_in_because,
         chain=dict(_chain(plan, user, address, secure)),
         skipped=skipped,
+        steps=steps,
+        login=None if refused else steps[-1].user if steps else text(name),
+        upstream=None if refused else steps[-1].upstream if steps else whole.default_upstream,
     )
 
 
@@ -225,23 +241,15 @@ def _unmet(condition: Condition, view: SessionView, user: str) -> Iterator[str]:
     return (key for key, part in alone.items() if not part.applies(view, user))
 
 
-def _upstream(
-    plan: Plan, user: str, address: Address, listeners: Sequence[ListenerPlan], asked: bool | None
-) -> UpstreamView:
-    upstream = plan.upstreams[plan.default_upstream]
-    routers = [
-        entry.subscriber.name
-        for listener in listeners
-        for entry in listener.session.chain.select(_view(listener, user, address, _secure(listener, asked)), user)[
-            "on_login"
-        ]
-    ]
+def _upstream(plan: Plan, name: str, listeners: Sequence[ListenerView]) -> UpstreamView:
+    upstream = plan.upstreams[name]
+    silent = [step.plugin for listener in listeners for step in listener.steps if step.silent or step.failed]
     return UpstreamView(
         name=upstream.name,
         servers=tuple(ServerView(server.url, _server_tls(upstream, server.tls)) for server in upstream.servers),
         login=_login(upstream),
-        routed_by=tuple(dict.fromkeys(routers)),
-        others=tuple(name for name in plan.upstreams if name != upstream.name),
+        routed_by=tuple(dict.fromkeys(silent)),
+        others=tuple(other for other in plan.upstreams if other != name),
     )
 
 
@@ -272,11 +280,12 @@ def _login(upstream: UpstreamPlan) -> str:
 
 def render(explanation: Explanation) -> str:
     """The answer as text."""
-    user = explanation.user if explanation.user.isprintable() else repr(explanation.user)
-    lines = [f"{user} from {explanation.ip}"]
+    lines = [f"{explanation.user} from {explanation.ip}"]
     for listener in explanation.listeners:
         lines += ["", *_listener_lines(listener)]
-    lines += ["", *_upstream_lines(explanation.upstream), ""]
+    for upstream in explanation.upstreams:
+        lines += ["", *_upstream_lines(upstream)]
+    lines.append("")
     lines.append("timeouts  " + "  ".join(f"{name} {value:g}s" for name, value in explanation.timeouts.items()))
     lines.append("limits    " + "  ".join(f"{name} {value}" for name, value in explanation.limits.items()))
     return "\n".join(lines) + "\n"
@@ -289,13 +298,32 @@ def _listener_lines(listener: ListenerView) -> list[str]:
         f"  login    {'yes' if listener.logs_in else 'no'}: {listener.logs_in_because}",
     ]
     lines += [f"  skipped  {plugin.name}: when {', '.join(plugin.because)}" for plugin in listener.skipped]
-    if not listener.chain:
-        return [*lines, "  chain    no plugin"]
-    lines.append("  chain")
-    width = max(len(hook) for hook in listener.chain)
-    for hook, plugins in listener.chain.items():
-        lines.append(f"    {hook:<{width}}  " + "  >  ".join(_plugin_text(plugin) for plugin in plugins))
-    return lines
+    if listener.chain:
+        lines.append("  chain")
+        width = max(len(hook) for hook in listener.chain)
+        for hook, plugins in listener.chain.items():
+            lines.append(f"    {hook:<{width}}  " + "  >  ".join(_plugin_text(plugin) for plugin in plugins))
+    else:
+        lines.append("  chain    no plugin")
+    lines += _steps_lines(listener.steps)
+    end = "refused" if listener.login is None else f"{listener.login} at {listener.upstream}"
+    return [*lines, f"  goes as  {end}"]
+
+
+def _steps_lines(steps: Sequence[StepView]) -> Iterator[str]:
+    """A line for each step, the name and the upstream behind each plugin."""
+    if steps:
+        yield "  steps"
+    width = max((len(step.plugin) for step in steps), default=0)
+    for step in steps:
+        said = list(step.steps)
+        if step.failed:
+            said.append(f"cannot be explained: {step.failed}")
+        if step.silent:
+            said.append("does not explain itself: it may refuse, rename or route")
+        said.append("= refused" if step.refused else f"= {step.user} at {step.upstream}")
+        for place, line in enumerate(said):
+            yield f"    {'' if place else step.plugin:<{width}}  {line}"
 
 
 def _plugin_text(plugin: PluginView) -> str:

@@ -118,7 +118,7 @@ def test_a_name_that_only_looks_like_a_hook_may_be_data() -> None:
     assert Data.on_error == "drop"
 
 
-@pytest.mark.parametrize("hook", [*HOOKS, "start", "stop"])
+@pytest.mark.parametrize("hook", [*HOOKS, "start", "stop", "explain"])
 def test_a_wrong_signature_is_refused_with_the_right_one(hook: str) -> None:
     def wrong(self: object, sesion: SessionView, more: object, yet_more: object, and_more: object) -> None: ...
 
@@ -128,7 +128,7 @@ def test_a_wrong_signature_is_refused_with_the_right_one(hook: str) -> None:
     assert str(caught.value) == f"Wrong.{hook} takes (self, sesion, more, yet_more, and_more); write ({wanted})"
 
 
-@pytest.mark.parametrize("hook", ["on_connect", "start"])
+@pytest.mark.parametrize("hook", ["on_connect", "start", "explain"])
 def test_a_hook_that_is_no_method_is_refused(hook: str) -> None:
     with pytest.raises(TypeError, match=f"Odd.{hook} must be a method"):
         type("Odd", (Plugin,), {hook: 5})
@@ -143,6 +143,13 @@ def test_async_is_forbidden_where_it_would_cost_every_message() -> None:
         assert name in SYNC_ONLY
         with pytest.raises(TypeError, match=f"Slow.{name} must be a plain def"):
             type("Slow", (Plugin,), {name: hook})
+
+
+def test_explain_cannot_wait() -> None:
+    async def explain(self: object, session: SessionView, user: str) -> None: ...
+
+    with pytest.raises(TypeError, match=r"Slow\.explain must be a plain def: no loop runs"):
+        type("Slow", (Plugin,), {"explain": explain})
 
 
 @pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook not in SYNC_ONLY])
@@ -164,7 +171,7 @@ def test_the_hooks_are_the_methods_of_the_base_class() -> None:
 def test_the_base_hooks_do_nothing() -> None:
     plugin = Bare(PluginConfig())
     assert Bare.fail is Fail.OPEN
-    for hook in (*HOOKS, "start", "stop"):
+    for hook in (*HOOKS, "start", "stop", "explain"):
         method = getattr(plugin, hook)
         assert method(*(None for _ in inspect.signature(method).parameters)) is None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from popproxy.api import Code, Counter, Refuse, SessionSummary, SessionView, parse
+from popproxy.api import Code, Counter, Explained, Refuse, SessionSummary, SessionView, parse
 from popproxy.api.plugin import HOOKS, overrides
 
 SKELETON = Path(__file__).parents[2] / "plugins" / "skeleton.py"
@@ -82,6 +82,11 @@ def test_it_tells_when_the_ration_was_used() -> None:
     plugin.on_command(session, parse(b"RETR 1"))
     plugin.on_close(session, SUMMARY)
     assert services.lines == [("ration_used", {"session": "1", "user": "joe"})]
+
+
+def test_it_explains_itself_without_being_started() -> None:
+    plugin = MODULE["Ration"](MODULE["RationConfig"](messages=3))
+    assert plugin.explain(SessionView("1", "pop3"), "joe") == Explained(("may retrieve 3 messages",))
 
 
 def test_its_options() -> None:

@@ -88,7 +88,7 @@ def test_help_and_version_as_a_module() -> None:
         ["serve", "--config", "a", "--upstream", "b"],
         ["serve", "--loop", "trio"],
         ["explain"],
-        ["explain", "--user", "u"],
+        ["explain", "--ip", "::1"],
         ["config"],
         ["demo", "--port-base", "80"],
         ["demo", "--port-base", "x"],
@@ -239,7 +239,15 @@ def test_explain(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     assert capsys.readouterr().out.startswith("bob from 192.0.2.1\n\nlistener pop3s  127.0.0.1:9995")
     assert main([*argv, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["upstream"]["name"] == "main"
+    assert [upstream["name"] for upstream in json.loads(capsys.readouterr().out)["upstreams"]] == ["main"]
+
+
+def test_explain_takes_any_user_and_no_address(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["explain", "--user", "b\udcff\x1bb", "--config", str(good)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith("b\\xff\\x1bb from 127.0.0.1\n")
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["listeners"][0]["login"] == "b\\xff\\x1bb"
 
 
 def test_explain_without_a_file_and_without_tls(capsys: pytest.CaptureFixture[str]) -> None:
