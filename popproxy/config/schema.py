@@ -101,7 +101,7 @@ implementation = ""
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a config file."""
-    return {"$schema": DIALECT, **_clean(Config.model_json_schema())}
+    return {"$schema": DIALECT, **cleaned(Config.model_json_schema())}
 
 
 def schema_text() -> str:
@@ -114,21 +114,21 @@ def example() -> str:
     return EXAMPLE
 
 
-def _clean(node: Any) -> Any:
+def cleaned(node: Any) -> Any:
     """Without what pydantic knows and TOML does not: null, defaults that are null, titles made of key names."""
     if isinstance(node, list):
-        return [_clean(item) for item in node]
+        return [cleaned(item) for item in node]
     if not isinstance(node, dict):
         return node
-    cleaned = {
-        key: {name: _clean(item) for name, item in value.items()} if key in ("properties", "$defs") else _clean(value)
+    kept = {
+        key: {name: cleaned(item) for name, item in value.items()} if key in ("properties", "$defs") else cleaned(value)
         for key, value in node.items()
         if not (key == "default" and value is None) and not (key == "title" and value != Config.model_config["title"])
     }
-    choices = [choice for choice in cleaned.get("anyOf", []) if choice != {"type": "null"}]
-    if len(choices) == 1 and "anyOf" in cleaned:
-        del cleaned["anyOf"]
-        return {**choices[0], **cleaned}
+    choices = [choice for choice in kept.get("anyOf", []) if choice != {"type": "null"}]
+    if len(choices) == 1 and "anyOf" in kept:
+        del kept["anyOf"]
+        return {**choices[0], **kept}
     if choices:
-        cleaned["anyOf"] = choices
-    return cleaned
+        kept["anyOf"] = choices
+    return kept

@@ -140,7 +140,16 @@ def _add_config(commands: Commands) -> None:
     kinds = config.add_subparsers(title="what to print", metavar="WHAT", required=True)
     kinds.add_parser("schema", help="JSON Schema, for editors").set_defaults(run=_schema)
     kinds.add_parser("example", help="an example file with every section").set_defaults(run=_example)
-    kinds.add_parser("reference", help="every key, as Markdown").set_defaults(run=_reference)
+    reference = kinds.add_parser(
+        "reference",
+        help="every key, as Markdown",
+        description="Print every key of the config as Markdown, or the options of one plugin.",
+    )
+    reference.add_argument("--plugin", metavar="USE", help='the options of this plugin, written as in use = "..."')
+    reference.add_argument(
+        "--page", metavar="F", type=Path, help="with --plugin: write them into this page, between its markers"
+    )
+    reference.set_defaults(run=_reference)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -276,9 +285,25 @@ def _example(arguments: argparse.Namespace) -> int:
 
 
 def _reference(arguments: argparse.Namespace) -> int:
-    from popproxy.config.reference import reference
+    from popproxy.config.problems import Wrong
+    from popproxy.config.reference import plugin_reference, reference, with_reference
 
-    sys.stdout.write(reference())
+    use, page = arguments.plugin, arguments.page
+    if use is None:
+        if page is not None:
+            raise UsageError("--page needs --plugin: the pages are those of plugins")
+        sys.stdout.write(reference())
+        return EX_OK
+    try:
+        if page is None:
+            sys.stdout.write(plugin_reference(use))
+        else:
+            page.write_text(with_reference(page.read_text("utf-8"), use), "utf-8")
+    except Wrong as wrong:
+        raise UsageError(f"{'--plugin' if page is None else page}: {wrong.message}; {wrong.hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        _say(f"{page}: {error}")
+        return EX_IOERR
     return EX_OK
 
 

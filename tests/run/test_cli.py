@@ -281,6 +281,41 @@ def test_config_schema_example_and_reference(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith("# Configuration\n")
 
 
+def test_config_reference_of_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "reference", "--plugin", "headers"]) == 0
+    options = capsys.readouterr().out
+    assert "| `rules` | list of tables | **required** |" in options
+    page = tmp_path / "headers.md"
+    begin, end = options.splitlines()[0], options.splitlines()[-1]
+    page.write_text(f"# headers\n\n{begin}\nold\n{end}\n\nMore.\n")
+    assert main(["config", "reference", "--plugin", "headers", "--page", str(page)]) == 0
+    assert page.read_text() == f"# headers\n\n{options}\nMore.\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        (["--plugin", "heders"], cli.EX_USAGE, "--plugin: there is no plugin 'heders'; write one of: headers"),
+        (["--page", "x.md"], cli.EX_USAGE, "--page needs --plugin"),
+        (["--plugin", "headers", "--page", "empty.md"], cli.EX_USAGE, "empty.md: has no place for the options; write "),
+        (["--plugin", "headers", "--page", "none.md"], cli.EX_IOERR, "none.md: "),
+    ],
+)
+def test_config_reference_refuses(
+    argv: list[str],
+    code: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.md").write_text("# headers\n")
+    assert main(["config", "reference", *argv]) == code
+    assert told in capsys.readouterr().err
+
+
+
 @pytest.mark.parametrize(("argv", "base"), [([], None), (["--port-base", "20000"], 20000), (["--port-base", "0"], 0)])
 def test_demo(argv: list[str], base: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int | None] = []
