@@ -1,7 +1,7 @@
 """FLOOR 1: the only thing a plugin imports. ``plugins/README.md`` is the author's guide."""
 
 from popproxy.api.bodies import BodyFilter, HeaderFilter
-from popproxy.api.credentials import Bearer, Credentials, External, Password, Verified
+from popproxy.api.credentials import Bearer, Credentials, Digest, External, Password, Verified
 from popproxy.api.explained import Explained
 from popproxy.api.header import Header
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
@@ -18,12 +18,14 @@ from popproxy.api.verdicts import (
     MaildropVerdict,
     MessageVerdict,
     Refuse,
+    Rename,
     Replace,
     ReplyVerdict,
     Rewrite,
     Route,
     Sizes,
     Verdict,
+    VerifierVerdict,
 )
 from popproxy.api.views import (
     LoginResult,
@@ -39,6 +41,7 @@ from popproxy.api.views import (
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import Command, parse
 from popproxy.wire.errors import Code
+from popproxy.wire.sasl import Verifier
 
 __all__ = [
     "Answer",
@@ -52,6 +55,7 @@ __all__ = [
     "ConnectVerdict",
     "Counter",
     "Credentials",
+    "Digest",
     "Edit",
     "Explained",
     "External",
@@ -74,6 +78,7 @@ __all__ = [
     "Plugin",
     "PluginConfig",
     "Refuse",
+    "Rename",
     "Replace",
     "ReplyVerdict",
     "ReplyView",
@@ -88,5 +93,7 @@ __all__ = [
     "TlsView",
     "Verdict",
     "Verified",
+    "Verifier",
+    "VerifierVerdict",
     "parse",
 ]

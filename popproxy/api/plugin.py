@@ -28,6 +28,7 @@ from popproxy.api.verdicts import (
     MaildropVerdict,
     MessageVerdict,
     ReplyVerdict,
+    VerifierVerdict,
 )
 from popproxy.api.views import (
     LoginResult,
@@ -56,6 +57,9 @@ class PluginConfig(BaseModel):
 
 C = TypeVar("C", bound=PluginConfig)
 
+MECHANISMS: tuple[str, ...] = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP")
+"""What ``Plugin.mechanisms`` may hold."""
+
 SYNC_ONLY = frozenset({"open_body", "on_close"})
 REVERSED = frozenset({"on_capabilities", "on_login_result", "on_reply", "open_body", "on_close"})
 
@@ -66,6 +70,9 @@ class Plugin(Generic[C]):
     fail: ClassVar[Fail] = Fail.OPEN
     """What a failure means unless the operator says otherwise."""
     config_model: ClassVar[type[PluginConfig]] = PluginConfig
+    mechanisms: frozenset[str] = frozenset()
+    """What this plugin makes possible for clients, of MECHANISMS: set it on the class or, when the config decides, on
+    the instance. It is read whenever a greeting or a list of mechanisms is made; nothing else makes these appear."""
 
     def __init__(self, config: C) -> None:
         self.config = config
@@ -91,6 +98,15 @@ class Plugin(Generic[C]):
         self, session: SessionView, capabilities: Capabilities
     ) -> Capabilities | None | Awaitable[Capabilities | None]:
         """A capability list is about to be shown; return another one to show that."""
+
+    def on_verifier(
+        self, session: SessionView, user: str, mechanism: str
+    ) -> VerifierVerdict | Awaitable[VerifierVerdict]:
+        """A client began SCRAM (``mechanism``) as ``user``, exactly as it wrote the name. The first Verifier counts.
+
+        When nobody gives one, the exchange goes on with a fake one and fails as a wrong password would. A client that
+        proved itself reaches on_login as Verified.
+        """
 
     def on_login(self, session: SessionView, credentials: Credentials) -> LoginVerdict | Awaitable[LoginVerdict]:
         """The credentials are complete, whatever the mechanism; no upstream was contacted for them yet."""
@@ -136,6 +152,7 @@ class Plugin(Generic[C]):
 HOOKS: tuple[str, ...] = (
     "on_connect",
     "on_capabilities",
+    "on_verifier",
     "on_login",
     "on_login_result",
     "on_maildrop",

@@ -13,6 +13,7 @@ from popproxy.api.credentials import Credentials
 from popproxy.api.header import Header
 from popproxy.wire.commands import Command
 from popproxy.wire.errors import Code
+from popproxy.wire.sasl import Verifier
 
 
 def _check(verdict: str, **fields: tuple[object, Any]) -> None:
@@ -84,6 +85,16 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Rename:
+    """Go on looking for the verifier of ``user`` instead. The client's name stays what the client gave."""
+
+    user: str
+
+    def __post_init__(self) -> None:
+        _check("Rename", user=(self.user, str))
+
+
+@dataclass(frozen=True, slots=True)
 class Hide:
     """Hide these messages (numbers of the upstream's maildrop) for the whole session."""
 
@@ -133,10 +144,11 @@ class Replace:
 
 
 ConnectVerdict = Refuse | None
+VerifierVerdict = Verifier | Rename | Refuse | None
 LoginVerdict = Refuse | Route | None
 LoginResultVerdict = Answer | None
 MaildropVerdict = Hide | Sizes | None
 CommandVerdict = Refuse | Rewrite | Answer | Hangup | None
 ReplyVerdict = Answer | None
 MessageVerdict = Edit | Replace | Refuse | None
-Verdict = Refuse | Rewrite | Answer | Hangup | Route | Hide | Sizes | Edit | Replace
+Verdict = Refuse | Rewrite | Answer | Hangup | Verifier | Rename | Route | Hide | Sizes | Edit | Replace

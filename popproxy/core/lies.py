@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 
 from popproxy.api.bodies import BodyFilter
-from popproxy.api.credentials import Bearer, Credentials, Password
-from popproxy.api.verdicts import Answer, Edit, Hangup, Hide, Refuse, Replace, Rewrite, Route, Sizes
+from popproxy.api.credentials import Bearer, Credentials, Digest, Password, Verified
+from popproxy.api.verdicts import Answer, Edit, Hangup, Hide, Refuse, Rename, Replace, Rewrite, Route, Sizes
 from popproxy.wire.capabilities import Capabilities
+from popproxy.wire.sasl import Verifier
 
 ALLOWED: dict[str, tuple[type, ...]] = {
     "on_connect": (Refuse,),
     "on_capabilities": (Capabilities,),
+    "on_verifier": (Verifier, Rename, Refuse),
     "on_login": (Refuse, Route),
     "on_login_result": (Answer,),
     "on_maildrop": (Hide, Sizes),
@@ -49,6 +51,9 @@ def check(hook: str, verdict: object) -> None:
             wrong = unsendable(verdict.credentials)
             if wrong is not None:
                 raise Lie(f"Route: {wrong}")
+    elif isinstance(verdict, Rename):
+        if not verdict.user:
+            raise Lie("Rename: the user name is empty")
     elif isinstance(verdict, Sizes):
         if any(octets < 0 for octets in verdict.octets.values()):
             raise Lie("Sizes: a size below 0")
@@ -65,20 +70,24 @@ def unsendable(credentials: Credentials) -> str | None:
     and begin another command, or cut a name short for a server that thinks in C strings.
     """
     words: list[str] = [credentials.user]
-    secret: bytes | None = None
-    if isinstance(credentials, Password):
-        words.append(credentials.authzid)
-        secret = credentials.password
-    elif isinstance(credentials, Bearer):
-        secret = credentials.token
-    try:
-        octets = [word.encode("utf-8", "surrogateescape") for word in words]
-        if secret is not None:
+    octets: list[bytes] = []
+    match credentials:
+        case Password(password=secret) | Bearer(token=secret):
+            words.append(credentials.authzid)
             octets.append(secret)
-        if any(_UNSAFE.search(word) for word in octets):
+        case Digest(challenge=challenge, response=response):
+            octets += challenge, response
+        case Verified(authzid=authzid):
+            words.append(authzid)
+        case _:
+            pass
+    try:
+        names = [word.encode("utf-8", "surrogateescape") for word in words]
+        if any(_UNSAFE.search(word) for word in names + octets):
             return "CR, LF or NUL in the credentials"
     except (AttributeError, TypeError, UnicodeError):
         return "credentials with a field of the wrong type, or a name that has no octets"
-    if not octets[0] or secret == b"":
+    # A token says itself whose it is.
+    if not (names[0] or isinstance(credentials, Bearer)) or b"" in octets:
         return "the user name or the secret is empty"
     return None

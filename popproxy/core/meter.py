@@ -21,7 +21,18 @@ AUTH_RESULTS: tuple[str, ...] = (
     "aborted",
 )
 
-MECHANISMS: tuple[str, ...] = ("USER", "PLAIN", "LOGIN", "APOP", "_other")
+MECHANISMS: tuple[str, ...] = (
+    "USER",
+    "PLAIN",
+    "LOGIN",
+    "SCRAM-SHA-256",
+    "SCRAM-SHA-1",
+    "OAUTHBEARER",
+    "XOAUTH2",
+    "CRAM-MD5",
+    "APOP",
+    "_other",
+)
 
 VIOLATIONS: tuple[str, ...] = (
     "bare_lf",

@@ -7,13 +7,19 @@ from typing import Any, get_args
 
 import pytest
 
-from popproxy.api import Bearer, Credentials, External, Password, Verified
+from popproxy.api import Bearer, Credentials, Digest, External, Password, Verified
 
-ALL = [Password("joe", b"sesame", "admin"), Bearer("joe", b"sesame"), Verified("joe"), External("joe")]
+ALL = [
+    Password("joe", b"sesame", "admin"),
+    Bearer("joe", b"sesame", "admin"),
+    Verified("joe", "admin"),
+    External("joe"),
+    Digest("joe", "CRAM-MD5", b"<1@mail>", b"sesame"),
+]
 
 
 def test_the_union_is_closed() -> None:
-    assert get_args(Credentials) == (Password, Bearer, Verified, External)
+    assert get_args(Credentials) == (Password, Bearer, Verified, External, Digest)
 
 
 @pytest.mark.parametrize("credentials", ALL)
@@ -35,7 +41,11 @@ def test_credentials_are_values_that_cannot_be_changed(credentials: Any) -> None
 def test_the_secret_still_counts_in_comparison() -> None:
     assert Password("joe", b"a") != Password("joe", b"b")
     assert Bearer("joe", b"a") != Bearer("joe", b"b")
-    assert Password("joe", b"a").authzid == ""
+    assert Digest("joe", "APOP", b"<1@a>", b"0") != Digest("joe", "APOP", b"<1@a>", b"1")
+
+
+def test_an_authorization_identity_is_empty_unless_it_was_given() -> None:
+    assert Password("joe", b"a").authzid == Bearer("joe", b"a").authzid == Verified("joe").authzid == ""
 
 
 def test_a_password_is_octets() -> None:

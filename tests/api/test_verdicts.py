@@ -15,11 +15,13 @@ from popproxy.api import (
     Hangup,
     Hide,
     Refuse,
+    Rename,
     Replace,
     Rewrite,
     Route,
     Sizes,
     Verdict,
+    Verifier,
     parse,
     verdicts,
 )
@@ -29,6 +31,8 @@ ALL = [
     Rewrite(parse(b"NOOP")),
     Answer(True),
     Hangup(),
+    Verifier(b"salt", 4096, b"s" * 32, b"k" * 32),
+    Rename("joe"),
     Route(),
     Hide(frozenset({1})),
     Sizes({1: 2}),
@@ -43,7 +47,7 @@ def test_the_union_is_closed() -> None:
 
 
 def test_what_a_hook_may_return_is_part_of_the_union_or_none() -> None:
-    assert len(UNIONS) == 7
+    assert len(UNIONS) == 8
     for union in UNIONS.values():
         assert NoneType in get_args(union)
         assert set(get_args(union)) - {NoneType} <= set(get_args(Verdict))

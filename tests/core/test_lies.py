@@ -14,6 +14,7 @@ from popproxy.api import (
     Code,
     Command,
     Credentials,
+    Digest,
     Edit,
     External,
     Hangup,
@@ -21,11 +22,13 @@ from popproxy.api import (
     Password,
     Plugin,
     Refuse,
+    Rename,
     Replace,
     Rewrite,
     Route,
     Sizes,
     Verified,
+    Verifier,
     parse,
 )
 from popproxy.api.plugin import HOOKS
@@ -36,6 +39,8 @@ VERDICTS: list[Any] = [
     Answer(True),
     Hangup(),
     Rewrite(parse(b"NOOP")),
+    Verifier(b"salt", 4096, b"s" * 20, b"k" * 20),
+    Rename("joe"),
     Route(),
     Hide(frozenset({1})),
     Sizes({1: 2}),
@@ -85,10 +90,19 @@ def test_promise_8_no_code_hides_in_a_text() -> None:
         Password("\ud800", b"x"),
         Bearer("a", b"x\r\n"),
         Bearer("a", b""),
+        Bearer("a", b"x", "b\n"),
         Verified("a\n"),
+        Verified("a", "\r"),
+        Verified(""),
+        Digest("a\n", "APOP", b"<1@a>", b"0"),
+        Digest("", "APOP", b"<1@a>", b"0"),
+        Digest("a", "APOP", b"", b"0"),
+        Digest("a", "APOP", b"<1@a>", b""),
+        Digest("a", "APOP", b"<1@a>", b"0\r"),
         External(""),
         Password(5, b"x"),  # type: ignore[arg-type]
         Password("a", "x"),  # type: ignore[arg-type]
+        Bearer("a", None),  # type: ignore[arg-type]
         Verified(None),  # type: ignore[arg-type]
     ],
 )
@@ -100,11 +114,23 @@ def test_promise_1_unsendable_credentials(credentials: Credentials) -> None:
 
 @pytest.mark.parametrize(
     "credentials",
-    [Password("j\udcf6e", b" x \xff", "ann"), Bearer("a@b", b"t"), Verified("ü"), External("a b")],
+    [
+        Password("j\udcf6e", b" x \xff", "ann"),
+        Bearer("a@b", b"t", "ann"),
+        Bearer("", b"t"),
+        Verified("ü", "ann"),
+        External("a b"),
+        Digest("a", "CRAM-MD5", b"<1@a>", b"0" * 32),
+    ],
 )
 def test_sendable_credentials(credentials: Credentials) -> None:
     assert unsendable(credentials) is None
     check("on_login", Route("main", credentials))
+
+
+def test_nobody_is_called_nothing() -> None:
+    with pytest.raises(Lie, match="empty"):
+        check("on_verifier", Rename(""))
 
 
 def test_sizes_are_not_negative() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.api import Bearer, Code, Credentials, External, Password, Verified, parse
+from popproxy.api import Bearer, Code, Credentials, Digest, External, Password, Verified, parse
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Dialogue, Heard, LoggedIn, LoginRefused, Relayed, Result, Say, StartTls
 from popproxy.core.limits import Timeouts
@@ -194,7 +194,14 @@ def test_an_authorization_identity_travels_in_plain_or_not_at_all() -> None:
 
 
 @pytest.mark.parametrize(
-    "credentials", [Bearer("joe", b"t"), Verified("joe"), External("joe"), Password("j\udcf6e", b"x")]
+    "credentials",
+    [
+        Bearer("joe", b"t"),
+        Verified("joe"),
+        External("joe"),
+        Digest("joe", "APOP", b"<1@mail>", b"0"),
+        Password("j\udcf6e", b"x"),
+    ],
 )
 def test_credentials_that_do_not_fit(credentials: Credentials) -> None:
     said, result = enter(credentials=credentials, mechanism="plain")

@@ -77,10 +77,13 @@ def test_auth(seen: Seen) -> None:
     seen.meter.auth("PLAIN", "ok", 0.02)
     seen.meter.auth("PLAIN", "bad_credentials", 2.0)
     seen.meter.auth("PLAIN", "tempfail", 4.0)
-    seen.meter.auth("CRAM-MD5", "no_such_result", 1.0)
+    seen.meter.auth("DIGEST-MD5", "no_such_result", 1.0)
+    seen.meter.auth("SCRAM-SHA-256", "ok", 1.0)
     assert seen("auth_attempts_total", listener="pop3", mechanism="PLAIN", result="ok") == 1
     assert seen("auth_attempts_total", listener="pop3", mechanism="PLAIN", result="bad_credentials") == 1
     assert seen("auth_attempts_total", listener="pop3", mechanism="_other", result="_other") == 1
+    assert seen("auth_attempts_total", listener="pop3", mechanism="SCRAM-SHA-256", result="ok") == 1
+    assert seen("auth_duration_seconds_sum", mechanism="_other", result="ok") == 1.0
     assert seen("auth_duration_seconds_sum", mechanism="PLAIN", result="ok") == 0.02
     assert seen("auth_duration_seconds_sum", mechanism="PLAIN", result="fail") == 6.0
 
