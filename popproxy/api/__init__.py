@@ -4,6 +4,7 @@ from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, External, Password, Verified
 from popproxy.api.explained import Explained
 from popproxy.api.header import Header
+from popproxy.api.names import ConfigNames, Problem
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
 from popproxy.api.services import Clock, Counter, Log, Metrics, Resolver, Services
 from popproxy.api.verdicts import (
@@ -23,6 +24,7 @@ from popproxy.api.verdicts import (
     ReplyVerdict,
     Rewrite,
     Route,
+    ServerAddress,
     Sizes,
     Verdict,
     VerifierVerdict,
@@ -52,6 +54,7 @@ __all__ = [
     "Code",
     "Command",
     "CommandVerdict",
+    "ConfigNames",
     "ConnectVerdict",
     "Counter",
     "Credentials",
@@ -77,6 +80,7 @@ __all__ = [
     "Password",
     "Plugin",
     "PluginConfig",
+    "Problem",
     "Refuse",
     "Rename",
     "Replace",
@@ -85,6 +89,7 @@ __all__ = [
     "Resolver",
     "Rewrite",
     "Route",
+    "ServerAddress",
     "Services",
     "SessionSummary",
     "SessionView",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from popproxy.api.fakes import LogLine
+from popproxy.api.verdicts import Route
 from popproxy.api.views import SessionSummary, SessionView
 
 
@@ -81,6 +82,8 @@ class Played:
     violations: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     logins: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """Mechanism and result of each attempt."""
+    routes: list[Route] = field(default_factory=list[Route])
+    """Where each connection upstream was to lead: ``credentials`` is None, ``key`` is what sticky balancing gets."""
     commands: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Answered commands by verb and outcome."""
     summary: SessionSummary | None = None
@@ -153,6 +156,14 @@ def read_options(given: Mapping[str, Any], name: str) -> Options:
         else:
             values[key] = value
     return Options(**values)
+
+
+def reached(routes: Sequence[Route], options: Options) -> tuple[str, bool]:
+    """The server that the last of ``routes`` asked for, and whether TLS is on from the start."""
+    server = routes[-1].server if routes else None
+    if server is None:
+        return "mail.example.com:110", options.upstream_tls == "implicit"
+    return f"{server.host}:{server.port or 110}", (server.tls or options.upstream_tls) == "implicit"
 
 
 def text_of(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Plugin: the base class of every plugin, first-party or not.
 
-Life: strict config > ``__init__`` (no side effects) > ``start`` > hooks > ``stop`` (also after a failed start).
+Life: strict config > ``__init__`` (no side effects) > ``check`` > ``start`` > hooks > ``stop`` (also after a failed
+start).
 Order is the order of the ``[[plugin]]`` tables: requests run forward, replies and bodies in reverse. A hook that
 a plugin does not override is never called. A hook may be ``def`` or ``async def`` except ``open_body`` and
 ``on_close``, which are ``def``; only an async one suspends the session. An exception or a missed deadline is
@@ -10,7 +11,7 @@ the plugin's failure: ``Fail.OPEN`` goes on as if it had returned None, ``Fail.C
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Credentials
 from popproxy.api.explained import Explained
+from popproxy.api.names import ConfigNames, Problem
 from popproxy.api.services import Services
 from popproxy.api.verdicts import (
     CommandVerdict,
@@ -84,6 +86,11 @@ class Plugin(Generic[C]):
             if isinstance(origin, type) and issubclass(origin, Plugin) and isinstance(arguments[0], type):
                 cls.config_model = arguments[0]
         _check_hooks(cls)
+
+    def check(self, names: ConfigNames) -> Iterable[Problem]:
+        """What does not fit the rest of the config, for ``popproxy check`` and at start. Plain ``def``, no side
+        effects; called once, when the options are valid by themselves."""
+        return ()
 
     def start(self, services: Services) -> Awaitable[None] | None:
         """Called once per worker before the first session. May be ``async def``. Raise to refuse to start."""
@@ -177,7 +184,7 @@ def is_async(cls: type[Plugin[Any]], hook: str) -> bool:
 def _check_hooks(cls: type[Plugin[Any]]) -> None:
     """Refuse a misspelt hook, a wrong signature and a forbidden ``async def`` when the class is made."""
     for name, member in vars(cls).items():
-        if name in HOOKS or name in ("start", "stop", "explain"):
+        if name in HOOKS or name in ("check", "start", "stop", "explain"):
             wanted = [p.name for p in inspect.signature(getattr(Plugin, name)).parameters.values()]
             if not callable(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a method")
@@ -188,7 +195,7 @@ def _check_hooks(cls: type[Plugin[Any]]) -> None:
                 )
             if name in SYNC_ONLY and inspect.iscoroutinefunction(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: it is called for every message")
-            if name == "explain" and inspect.iscoroutinefunction(member):
-                raise TypeError(f"{cls.__name__}.explain must be a plain def: no loop runs while it is called")
+            if name in ("check", "explain") and inspect.iscoroutinefunction(member):
+                raise TypeError(f"{cls.__name__}.{name} must be a plain def: no loop runs while it is called")
         elif name.startswith(("on_", "open_")) and callable(member):
             raise TypeError(f"{cls.__name__}.{name} is no hook; the hooks are: {', '.join(HOOKS)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popproxy.api.fakes import FakeClock, FakeServices, LogLine
-from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, read_options, text_of
+from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, reached, read_options, text_of
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.api.transcript import (
     Event,
@@ -29,6 +29,7 @@ from popproxy.api.transcript import (
     notation,
     parse_transcript,
 )
+from popproxy.api.verdicts import Route
 from popproxy.api.views import SessionView, TlsView
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.core.effects import (
@@ -190,8 +191,10 @@ class _Stage:
             self._event(Event("connect"))
             self._upstream(b"+OK\r\n")
         while session.phase is Phase.LOGGING_IN and self.upstream.unread:
+            # A server that a plugin named is asked what it can do.
+            answer = b"-ERR\r\n" if bytes(self.upstream.unread) == b"CAPA\r\n" else b"+OK\r\n"
             self.upstream.unread.clear()
-            self._upstream(b"+OK\r\n")
+            self._upstream(answer)
             self._answer(SecureUpstream, None)
         if session.phase is not Phase.TRANSACTION:
             said = bytes(self.client.unread).decode("utf-8", "replace").strip().rpartition("\n")[2]
@@ -284,7 +287,7 @@ class _Stage:
         match event.name:
             case "connect":
                 self.upstream.open = True
-                self._answer(Dial, Dialed("mail.example.com:110", self.options.upstream_tls == "implicit"), "connect")
+                self._answer(Dial, Dialed(*reached(self.played.routes, self.options)), "connect")
             case "connect-failed":
                 self._answer(Dial, Failure(Kind(kind), "as the script says"), event.name)
             case "client-tls":
@@ -371,6 +374,9 @@ class _Stage:
                 outcome = Returned(error=error)
             self.session.done(effect.id, outcome)
         else:
+            if isinstance(effect, Dial):
+                target = effect.target
+                self.played.routes.append(Route(target.upstream, None, target.server, target.key))
             self._pending[type(effect)] = effect.id
 
     def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Any:

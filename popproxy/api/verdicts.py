@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from popproxy.api.credentials import Credentials
 from popproxy.api.header import Header
@@ -74,14 +74,38 @@ class Hangup:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """A server the config does not name. ``host`` is a host name or an IP address without brackets.
+
+    ``port`` and ``tls`` None are those of the upstream's first server. ``tls`` may not be ``off`` where the
+    upstream's own servers have TLS.
+    """
+
+    host: str
+    port: int | None = None
+    tls: Literal["off", "starttls", "implicit"] | None = None
+
+    def __post_init__(self) -> None:
+        _check("ServerAddress", host=(self.host, str), port=(self.port, int | None), tls=(self.tls, str | None))
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """Log in at ``upstream`` (a name from the config; None keeps it) with ``credentials`` (None keeps them)."""
+    """Log in at ``upstream`` (a name from the config; None keeps it) with ``credentials`` (None keeps them).
+
+    ``server`` is connected to instead of the upstream's own servers, under that upstream's policy: certificates,
+    mechanism, time-outs. A later Route that names an upstream forgets it. ``key`` is what sticky balancing chooses
+    the server by; None keeps it, and when nobody gave one it is the user name used upstream.
+    """
 
     upstream: str | None = None
     credentials: Credentials | None = None
+    server: ServerAddress | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         _check("Route", upstream=(self.upstream, str | None), credentials=(self.credentials, Credentials | None))
+        _check("Route", server=(self.server, ServerAddress | None), key=(self.key, str | None))
 
 
 @dataclass(frozen=True, slots=True)

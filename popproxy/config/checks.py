@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from popproxy.api.names import ConfigNames
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.config import budgets
 from popproxy.config.listener import Certificate, Listener, Tls
@@ -154,6 +155,20 @@ def plugins(
                 (*path, "fail"),
                 f"the plugin asks for fail = {plugin.fail.value!r}: when it fails, sessions now go on without it",
                 'write "closed" unless that is intended',
+            )
+
+
+def plugin_names(made: Mapping[int, Plugin[Any]], given: ConfigNames, report: Report) -> None:
+    """What each plugin has to say about the names it uses."""
+    for index, plugin in made.items():
+        try:
+            for problem in plugin.check(given):
+                report.problem(("plugin", index, *problem.key), problem.message, problem.hint)
+        except Exception as error:
+            report.problem(
+                ("plugin", index),
+                f"the plugin's own check failed: {type(error).__name__}: {error}",
+                "correct the plugin",
             )
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from popproxy.api.names import ConfigNames
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.config import budgets, checks, registry, values
 from popproxy.config.listener import Listener, Tls
@@ -241,6 +242,9 @@ def _check(data: Mapping[str, Any], draft: _Draft, report: Report) -> None:
     checks.listeners(draft.listeners, admin if isinstance(admin, Admin) else None, report)
     checks.upstreams(draft.upstreams, draft.listeners, report)
     checks.plugins(draft.plugins, draft.made, [name for _, name in fronts], report)
+    tables = data.get("upstream")
+    upstreams = [name for name in tables if isinstance(name, str)] if isinstance(tables, dict) else []
+    checks.plugin_names(draft.made, ConfigNames(tuple(upstreams), tuple(name for _, name in fronts)), report)
     if isinstance(tls, Tls) or "tls" not in data:
         checks.tls(tls if isinstance(tls, Tls) else Tls(), draft.listeners, report)
     log, budget, protocol = (draft.tables.get(name) for name in ("log", "timeouts", "protocol"))

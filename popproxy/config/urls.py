@@ -78,7 +78,7 @@ def parse_server(value: object) -> Server:
     if port == 0:
         raise Wrong("port 0 names no server", f"write {scheme}://{bracketed(host)}")
     host = _host(host)
-    return Server(host, port, tls, f"{_canonical(tls)}://{bracketed(host)}:{port}")
+    return Server(host, port, tls, server_url(host, port, tls))
 
 
 def parse_listen(value: object) -> tuple[LegTls, Bind]:
@@ -113,8 +113,10 @@ ServerUrl = Annotated[
 ]
 
 
-def _canonical(tls: LegTls) -> str:
-    return {"implicit": "pop3s", "starttls": "pop3", "off": "pop3+clear"}[tls]
+def server_url(host: str, port: int, tls: LegTls) -> str:
+    """The normalized URL of a server."""
+    scheme = {"implicit": "pop3s", "starttls": "pop3", "off": "pop3+clear"}[tls]
+    return f"{scheme}://{bracketed(host)}:{port}"
 
 
 def _split(value: object, example: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from popproxy.core.leg import Relayed
 from popproxy.core.limits import BURST
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
 from popproxy.core.phases import Phase
+from popproxy.core.target import Target
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import err, ok
@@ -325,7 +326,7 @@ class Authorization:
         if s.knowledge.fresh(upstream, s.clock()):
             self._show_capabilities()
         else:
-            self._entrance.prepared(upstream, lambda failure: self._show_capabilities())
+            self._entrance.prepared(Target(upstream), lambda failure: self._show_capabilities())
 
     def _show_capabilities(self) -> None:
         s = self.s

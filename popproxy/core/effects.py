@@ -12,16 +12,21 @@ from typing import Any, Literal
 from popproxy.api.views import TlsView
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure
+from popproxy.core.target import Target
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Connect to a server of ``upstream``, TLS included when its URL says so. Outcome: Dialed or Failure."""
+    """Connect to a server of ``target``, TLS included when its URL says so. Outcome: Dialed or Failure.
+
+    ``avoid``: servers, named as Dialed has them, that were tried for this login and failed.
+    """
 
     id: int
-    upstream: str
+    target: Target
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

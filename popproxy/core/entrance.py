@@ -22,6 +22,7 @@ from popproxy.core.login import CAPA, Knowledge, log_in, prepare, relay
 from popproxy.core.meter import DENIED, ERR, OK, SessionMeter
 from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan
+from popproxy.core.target import Target
 from popproxy.wire.commands import Command, Verb
 from popproxy.wire.errors import Code, Refusal
 from popproxy.wire.replies import err, ok
@@ -147,15 +148,16 @@ class Entrance:
             else:
                 self._leg.run(relay(command, s.plan.timeouts), relayed)
 
-        self.prepared(s.plan.default_upstream, prepared)
+        self.prepared(Target(s.plan.default_upstream), prepared)
 
-    def prepared(self, upstream: str, then: Callable[[Failure | None], None]) -> None:
-        """Have a leg to ``upstream``: greeted, under TLS as its URL asks, its capabilities known."""
-        if self._leg is not None and self._leg.upstream == upstream:
+    def prepared(self, target: Target, then: Callable[[Failure | None], None]) -> None:
+        """Have a leg to ``target``: greeted, under TLS as its URL asks, its capabilities known."""
+        there = self._leg.target if self._leg is not None else None
+        if there is not None and there.place == target.place:
             then(None)
             return
         self.drop()
-        self._dial(upstream, True, then)
+        self._dial(target, True, then)
 
     def drop(self) -> None:
         """Close the leg, if there is one, without a word to whoever might wait for it."""
@@ -168,7 +170,7 @@ class Entrance:
         self.replay = []
         self.drop()
 
-    def _dial(self, upstream: str, ask: bool, then: Callable[[Failure | None], None]) -> None:
+    def _dial(self, target: Target, ask: bool, then: Callable[[Failure | None], None]) -> None:
         s = self.s
 
         def dialed(outcome: Dialed | Failure) -> None:
@@ -178,23 +180,24 @@ class Entrance:
                 return
             s.upstream_open = True
             s.view.server = outcome.server
-            leg = Leg(upstream, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
-            policy = s.plan.upstreams[upstream]
+            leg = Leg(target, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
+            policy = s.plan.upstreams[target.upstream]
 
             def opened(result: Result) -> None:
                 hung_up = isinstance(result, Failure) and result.kind in (Kind.LOST, Kind.RESET)
                 if ask and hung_up and leg.said is not None and leg.said.data == CAPA:
                     # RFC 2449 is younger than some servers: they hang up on CAPA. Once more, without it.
                     self._leg = None
-                    self._dial(upstream, False, then)
+                    self._dial(target, False, then)
                 else:
                     self._replay(result, 0, then)
 
             self._leg = leg
-            leg.run(prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts, ask), opened)
+            ready = prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts, ask, target)
+            leg.run(ready, opened)
 
         self._desk.suspend()
-        s.effects.append(Dial(s.ask(dialed), upstream))
+        s.effects.append(Dial(s.ask(dialed), target))
 
     def _replay(self, result: Result, place: int, then: Callable[[Failure | None], None]) -> None:
         if isinstance(result, Relayed) and not result.ok:
@@ -237,22 +240,27 @@ class Entrance:
         s.enter(Phase.LOGGING_IN)
         self._at = s.clock()
         self._mechanism = s.view.mechanism = mechanism
+        s.view.upstream = s.view.server = None
         chain = s.plan.chain.select(s.view, s.user)
-        upstream, current = s.plan.default_upstream, credentials
+        target, current = Target(s.plan.default_upstream), credentials
         refused: list[Refuse] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
-            nonlocal upstream, current
+            nonlocal target, current
             if isinstance(verdict, Refuse):
                 refused.append(verdict)
                 return True
             current = verdict.credentials or current
-            upstream = verdict.upstream or upstream
-            if upstream not in s.plan.upstreams:
-                hooks.report(s, entry, Lie(f"Route: {upstream!r} is not configured"))
+            try:
+                target = target.routed(verdict, s.plan.upstreams)
+            except Lie as lie:
+                hooks.report(s, entry, lie)
                 # Neither fail mode may send the credentials to a server the plugin did not mean.
                 refused.append(hooks.BROKEN)
                 return True
+            if verdict.upstream is not None:
+                # A later plugin reads it from the view.
+                s.view.upstream = target.upstream
             return False
 
         def then() -> None:
@@ -260,13 +268,13 @@ class Entrance:
                 reason = refused[0].reason or "refused by a plugin"
                 self._decided(chain, verb, Refusal(refused[0].text, refused[0].code, reason))
             else:
-                self._at_upstream(chain, verb, upstream, current)
+                self._at_upstream(chain, verb, target.keyed(current.user), current)
 
         hooks.call(s, chain["on_login"], lambda: (s.view, current), use, then)
 
-    def _at_upstream(self, chain: Chain, verb: Verb, upstream: str, credentials: Credentials) -> None:
+    def _at_upstream(self, chain: Chain, verb: Verb, target: Target, credentials: Credentials) -> None:
         s = self.s
-        s.view.upstream = upstream
+        s.view.upstream = target.upstream
 
         def finished(result: Result) -> None:
             if isinstance(result, LoggedIn):
@@ -284,13 +292,13 @@ class Entrance:
             if self._leg is None:
                 self._decided(chain, verb, (failure or Failure(Kind.LOST, "lost")).refusal())
                 return
-            policy = s.plan.upstreams[upstream]
+            policy = s.plan.upstreams[target.upstream]
             # RPOP stands in for PASS (RFC 1081); every other verb logs in with what its credentials are.
             password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
-            known = s.knowledge.get(upstream)
+            known = s.knowledge.get(target.place)
             self._leg.run(log_in(policy, credentials, known, s.plan.timeouts, password_verb), finished)
 
-        self.prepared(upstream, prepared)
+        self.prepared(target, prepared)
 
     def _decided(self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn) -> None:
         """on_login_result, then the reply. Promise 4: a login that failed leaves no leg behind."""
@@ -344,7 +352,7 @@ class Entrance:
         s.meter.auth(self._mechanism, "ok", s.clock() - self._at)
         s.count(verb.index, OK)
         s.to_client.append(reply)
-        known = s.knowledge.get(leg.upstream)
+        known = s.knowledge.get(leg.target.place)
         s.transact(known is not None and b"PIPELINING" in known, self._desk.rest())
 
     def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal) -> None:

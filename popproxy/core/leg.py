@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Limits
+from popproxy.core.target import Target
 from popproxy.wire.errors import Code
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import Status, parse_status
@@ -80,7 +81,7 @@ Dialogue = Generator[Say | StartTls, Heard, Result]
 
 
 class Leg:
-    """A connection to ``upstream`` on its way to a login, or to its end.
+    """A connection to a server of ``target`` on its way to a login, or to its end.
 
     ``write`` sends octets upstream, ``secure`` asks for TLS (answered with ``secured``), ``wait`` sets the time
     by which the upstream must have answered. One dialogue runs at a time; its result goes to ``then``.
@@ -98,18 +99,18 @@ class Leg:
         "_write",
         "said",
         "securing",
-        "upstream",
+        "target",
     )
 
     def __init__(
         self,
-        upstream: str,
+        target: Target,
         limits: Limits,
         write: Callable[[bytes], None],
         secure: Callable[[], None],
         wait: Callable[[float, Kind], None],
     ) -> None:
-        self.upstream = upstream
+        self.target = target
         self.securing = False
         self.said: Say | None = None
         """What is not answered yet."""

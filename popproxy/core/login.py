@@ -12,6 +12,7 @@ from popproxy.core.leg import Dialogue, Heard, LoggedIn, LoginRefused, Relayed, 
 from popproxy.core.lies import unsendable
 from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
+from popproxy.core.target import Target
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import Command
 from popproxy.wire.errors import Code
@@ -30,12 +31,16 @@ CAPA = b"CAPA\r\n"
 
 
 class Knowledge:
-    """What the upstreams of one worker can do, as they last said it before login, and when (seconds)."""
+    """What the upstreams of one worker can do, as they last said it before login, and when (seconds).
 
-    __slots__ = ("_known", "lifetime")
+    Names are those of ``Target.place``; at most ``places`` of them are kept, those longest not asked go first.
+    """
 
-    def __init__(self, lifetime: float = 300.0) -> None:
+    __slots__ = ("_known", "_places", "lifetime")
+
+    def __init__(self, lifetime: float = 300.0, places: int = 4096) -> None:
         self.lifetime = lifetime
+        self._places = places
         self._known: dict[str, tuple[float, Capabilities | None]] = {}
 
     def fresh(self, upstream: str, now: float) -> bool:
@@ -50,7 +55,10 @@ class Knowledge:
 
     def learn(self, upstream: str, capabilities: Capabilities | None, now: float) -> None:
         """Keep what it just said; None for an upstream without CAPA."""
+        self._known.pop(upstream, None)
         self._known[upstream] = (now, capabilities)
+        if len(self._known) > self._places:
+            del self._known[next(iter(self._known))]
 
     def forget(self, upstream: str) -> None:
         """Ask again at the next login."""
@@ -58,29 +66,37 @@ class Knowledge:
 
 
 def prepare(
-    policy: UpstreamPolicy, secure: bool, knowledge: Knowledge, now: float, times: Timeouts, ask: bool = True
+    policy: UpstreamPolicy,
+    secure: bool,
+    knowledge: Knowledge,
+    now: float,
+    times: Timeouts,
+    ask: bool = True,
+    target: Target | None = None,
 ) -> Dialogue:
     """From connected to ready for a login. ``secure``: TLS is on already. Returns None or a Failure.
 
     The upstream is asked for its capabilities only when nobody asked within the knowledge's lifetime, and never
-    when ``ask`` is false: then it is known to have none.
+    when ``ask`` is false: then it is known to have none. ``target`` None is the upstream itself.
     """
-    if policy.tls == "implicit" and not secure:
+    target = target or Target(policy.name)
+    tls, place = target.tls(policy), target.place
+    if tls == "implicit" and not secure:
         return Failure(Kind.TLS, "TLS from the start is required, and the connection has none")
     heard = yield Say(b"", times.greeting, Kind.GREETING_TIMEOUT)
     if not heard.ok:
         return Failure(Kind.GREETING, f"greeted with {heard.raw[:80]!r}")
-    if policy.tls == "starttls" and not secure:
+    if tls == "starttls" and not secure:
         heard = yield Say(b"STLS\r\n", times.login)
         if not heard.ok:
             return Failure(Kind.NO_STLS, f"answered STLS with {heard.raw[:80]!r}")
         yield StartTls()
     if not ask:
-        knowledge.learn(policy.name, None, now)
-    elif not knowledge.fresh(policy.name, now):
+        knowledge.learn(place, None, now)
+    elif not knowledge.fresh(place, now):
         heard = yield Say(CAPA, times.login, multiline=True)
         # RFC 2449 section 5: -ERR means there is no CAPA, which is no fault.
-        knowledge.learn(policy.name, Capabilities.parse(heard.lines) if heard.ok else None, now)
+        knowledge.learn(place, Capabilities.parse(heard.lines) if heard.ok else None, now)
     return None
 
 

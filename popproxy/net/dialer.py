@@ -1,4 +1,5 @@
-"""Connecting to an upstream: its servers in order, each address in order, the first that answers.
+"""Connecting to an upstream: its servers in order, each address in order, the first that answers; or the one server
+that a plugin named, under the same rules.
 
 Names are resolved off the loop, literal addresses not at all. A plain connection is the loop's own transport, one
 with TLS from the start is a TlsTransport; whatever goes wrong comes back as a Failure, never as an exception.
@@ -15,8 +16,9 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import Generic, TypeVar
 
+from popproxy.api.verdicts import ServerAddress
 from popproxy.config.plan import Server, UpstreamPlan
-from popproxy.config.urls import bracketed
+from popproxy.config.urls import bracketed, server_url
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.metrics.meters import UpstreamMeter
@@ -46,34 +48,46 @@ class Dialer:
         self.closing: set[asyncio.Transport] = set()
         """Connections nobody uses any more that are not closed yet."""
         self._times = times
-        self._names = {server: f"{bracketed(server.host)}:{server.port}" for server in plan.servers}
         self._literals = {server: _literal(server.host) for server in plan.servers}
         self._context: ssl.SSLContext | None = None
         if any(server.tls != "off" for server in plan.servers):
-            own = plan.client_certificate
-            files = None
-            if own is not None:
-                secret = own.password.get_secret_value().encode() if own.password is not None else None
-                files = CertificateFiles(own.cert, own.key, secret)
-            self._context = client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
+            self._context = self._made_context()
 
-    async def connect(self, protocol: Callable[[], P]) -> Connected[P] | Failure:
-        """A connection to the first server that takes one. ``protocol`` makes one for every attempt.
+    def _made_context(self) -> ssl.SSLContext:
+        plan = self.plan
+        own = plan.client_certificate
+        files = None
+        if own is not None:
+            secret = own.password.get_secret_value().encode() if own.password is not None else None
+            files = CertificateFiles(own.cert, own.key, secret)
+        return client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
+
+    async def connect(
+        self, protocol: Callable[[], P], only: ServerAddress | None = None
+    ) -> Connected[P] | Failure:
+        """A connection to the first server that takes one, or to ``only``. ``protocol`` makes one for every attempt.
 
         A TlsTransport begins with reading paused, the loop's own do not."""
         faults: list[str] = []
         last: Failure | None = None
-        for server in self.plan.servers:
+        for server in self.plan.servers if only is None else (self._aimed(only),):
             outcome = await self._server(server, protocol)
             if isinstance(outcome, Connected):
                 self.meter.dial("ok")
                 return outcome
             self.meter.dial(outcome.kind.value)
-            faults.append(f"{self._names[server]}: {outcome.detail}")
+            faults.append(f"{_name(server)}: {outcome.detail}")
             last = outcome
         if last is None:
             return Failure(Kind.INTERNAL, "no server configured")
         return Failure(last.kind, "; ".join(faults))
+
+    def _aimed(self, address: ServerAddress) -> Server:
+        """What a plugin left open is that of the upstream's first server."""
+        first = self.plan.servers[0]
+        host = _literal(address.host) or address.host.lower()
+        port, tls = address.port or first.port, address.tls or first.tls
+        return Server(host, port, tls, server_url(host, port, tls))
 
     def secure(
         self,
@@ -84,7 +98,8 @@ class Dialer:
     ) -> TlsTransport:
         """TLS as client on a connected socket, the certificate checked against the server's name."""
         if self._context is None:
-            raise RuntimeError(f"upstream {self.plan.name} has no server with TLS")
+            # The upstream's own servers have no TLS, but a plugin may name one that has.
+            self._context = self._made_context()
         return TlsTransport(
             loop,
             sock,
@@ -96,7 +111,9 @@ class Dialer:
         )
 
     async def _server(self, server: Server, protocol: Callable[[], P]) -> Connected[P] | Failure:
-        literal = self._literals[server]
+        literal = self._literals.get(server)
+        if literal is None:
+            literal = _literal(server.host)
         if literal:
             return await self._address(server, literal, protocol)
         started = monotonic()
@@ -125,7 +142,7 @@ class Dialer:
                 if server.tls != "implicit":
                     _, side = await loop.create_connection(protocol, address, server.port)
                     self.meter.phase("tcp", monotonic() - started)
-                    return Connected(side, server, False, self._names[server])
+                    return Connected(side, server, False, _name(server))
                 sock = await _connected(loop, address, server.port)
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
@@ -162,12 +179,16 @@ class Dialer:
         side = protocol()
         transport.set_protocol(side)
         side.connection_made(transport)
-        return Connected(side, server, True, self._names[server])
+        return Connected(side, server, True, _name(server))
 
 
 def tls_failure(failure: TlsFailure) -> Failure:
     """An upstream's TLS trouble as a Failure."""
     return Failure(Kind.TLS, f"TLS {failure.reason}: {failure.detail}")
+
+
+def _name(server: Server) -> str:
+    return f"{bracketed(server.host)}:{server.port}"
 
 
 def _literal(host: str) -> str:

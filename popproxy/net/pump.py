@@ -279,9 +279,9 @@ class Pump(asyncio.Protocol):
             self._side.secure(effect.id, self.front.plan.timeouts.upstream_handshake)
 
     async def _dial(self, effect: Dial) -> None:
-        dialer = self.front.dialers[effect.upstream]
+        dialer = self.front.dialers[effect.target.upstream]
         try:
-            outcome = await dialer.connect(lambda: UpstreamSide(self))
+            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target.server)
         except Exception as error:
             self.front.fault(self.view, error)
             outcome = Failure(Kind.INTERNAL, type(error).__name__)

@@ -21,6 +21,7 @@ from popproxy.api import (
     PluginConfig,
     Refuse,
     Route,
+    ServerAddress,
     Services,
     SessionSummary,
     SessionView,
@@ -485,3 +486,15 @@ def test_the_resolver_knows_what_it_is_given() -> None:
     assert asyncio.run(resolver.addresses("a")) == ["192.0.2.1"]
     with pytest.raises(OSError, match="no address for 'b'"):
         asyncio.run(resolver.addresses("b"))
+
+
+def test_where_a_login_was_to_lead_can_be_looked_at() -> None:
+    server = ServerAddress("10.0.0.9", 1110, "implicit")
+
+    class Router(Plugin[PluginConfig]):
+        def on_login(self, session: SessionView, credentials: Credentials) -> Route:
+            return Route("far", server=server, key="shelf")
+
+    played = play(Router, "C: NOOP\nU> NOOP\nU< +OK\nS: +OK", upstreams=("near", "far"), logged_in=True)
+    assert played.routes == [Route("far", None, server, "shelf")]
+    assert played.session.server == "10.0.0.9:1110"

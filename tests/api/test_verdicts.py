@@ -19,6 +19,7 @@ from popproxy.api import (
     Replace,
     Rewrite,
     Route,
+    ServerAddress,
     Sizes,
     Verdict,
     Verifier,
@@ -74,4 +75,19 @@ def test_a_refusal_says_nothing_about_its_reason() -> None:
 
 
 def test_a_route_keeps_what_it_does_not_name() -> None:
-    assert Route() == Route(None, None)
+    assert Route() == Route(None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Route(server="192.0.2.1"),
+        lambda: Route(key=7),
+        lambda: ServerAddress(None),
+        lambda: ServerAddress("a", "110"),
+        lambda: ServerAddress("a", 110, True),
+    ],
+)
+def test_a_route_of_wrong_types_fails_where_it_is_made(made: Any) -> None:
+    with pytest.raises(TypeError, match="must be"):
+        made()

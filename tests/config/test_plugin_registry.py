@@ -162,3 +162,35 @@ def test_an_unknown_plugin_lists_the_known_ones() -> None:
         registry.find("heders")
     assert caught.value.message == "there is no plugin 'heders'"
     assert "headers" in caught.value.hint
+
+
+NOSY = """
+from popproxy.api import ConfigNames, Plugin, PluginConfig, Problem
+
+class Options(PluginConfig):
+    to: str = "main"
+    rules: tuple[dict[str, str], ...] = ()
+
+class Nosy(Plugin[Options]):
+    def check(self, names: ConfigNames):
+        if self.config.to == "boom":
+            raise ValueError("no idea")
+        yield from names.upstream(("to",), self.config.to)
+        for place, rule in enumerate(self.config.rules):
+            yield from names.listener(("rules", place, "at"), rule["at"])
+"""
+
+
+def test_a_plugin_looks_at_the_names_of_the_config(good: Good, bad: Bad, module: Module) -> None:
+    use = f'[[plugin]]\nuse = "{module(NOSY)}:Nosy"\nname = "nosy"\n'
+    assert good(use).plan.plugins
+    assert bad(use + 'to = "man"\nrules = [\n{ at = "pop3s" },\n{ at = "imap" }]') == [
+        "4: plugin[nosy].to: there is no upstream 'man'; did you mean main?",
+        "7: plugin[nosy].rules[#2].at: there is no listener 'imap'; write one of: pop3s",
+    ]
+
+
+def test_a_plugin_whose_check_fails_is_one_problem(bad: Bad, module: Module) -> None:
+    assert bad(f'[[plugin]]\nuse = "{module(NOSY)}:Nosy"\nname = "nosy"\nto = "boom"') == [
+        "1: plugin[nosy]: the plugin's own check failed: ValueError: no idea; correct the plugin"
+    ]

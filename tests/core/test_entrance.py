@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,13 +17,16 @@ from popproxy.api import (
     Password,
     Refuse,
     Route,
+    ServerAddress,
     SessionView,
 )
 from popproxy.core.effects import Await, CloseUpstream, Dial, Dialed, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.core.phases import Phase
-from popproxy.core.plan import UpstreamPolicy
+from popproxy.core.plan import LegTls, UpstreamPolicy
+from popproxy.core.target import Target
+from popproxy.wire.capabilities import Capabilities
 from tests.core.rig import AWAY, BROKEN, LOST, Rig, plugin
 
 USER_PASS = b"USER joe\r\nPASS sesame\r\n"
@@ -56,7 +59,7 @@ def test_on_login_sees_the_credentials_and_decides_where() -> None:
 
     rig = asked(plugin(on_login=on_login), plugin(on_login=on_login))
     assert seen == [Password("joe", b"sesame"), Password("joe@new", b"new one")]
-    assert rig.pending(Dial)[0].upstream == "other"
+    assert rig.pending(Dial)[0].target.upstream == "other"
     rig.connected().upstream(b"+OK\r\n").upstream(b"+OK\r\n")
     assert rig.asked() == b"USER joe@new@new\r\nPASS new one\r\n"
     assert (rig.view.user, rig.view.login, rig.view.upstream) == ("joe", "joe@new@new", "other")
@@ -65,10 +68,116 @@ def test_on_login_sees_the_credentials_and_decides_where() -> None:
 
 def test_a_route_may_keep_either_half() -> None:
     rig = asked(plugin(on_login=lambda session, credentials: Route("other")), plugin(on_login=lambda *_: Route()))
-    assert rig.pending(Dial)[0].upstream == "other"
+    assert rig.pending(Dial)[0].target.upstream == "other"
     rig = asked(plugin(on_login=lambda *_: Route(None, Password("ann", b"x"))))
-    assert rig.pending(Dial)[0].upstream == "main"
+    assert rig.pending(Dial)[0].target.upstream == "main"
     assert rig.connected().asked() == b"USER ann\r\n"
+
+
+def test_a_route_may_name_a_server_and_a_key() -> None:
+    server = ServerAddress("192.0.2.7", 1110)
+    rig = asked(plugin(on_login=lambda *_: Route("other", server=server, key="shelf 7")))
+    assert rig.pending(Dial)[0].target == Target("other", server, "shelf 7")
+    # Nobody knows yet what that server can do, whatever the upstream's own servers can.
+    rig.connected()
+    assert rig.asked() == b"CAPA\r\n"
+    rig.upstream(b"+OK\r\n.\r\n").upstream(b"+OK\r\n").upstream(b"+OK in\r\n")
+    assert rig.view.upstream == "other"
+    assert rig.knowledge.get("other") == Capabilities.parse([b"TOP", b"UIDL", b"PIPELINING"])
+
+
+def test_the_key_is_the_name_used_upstream_without_case() -> None:
+    assert asked().pending(Dial)[0].target == Target("main", None, "joe")
+    rig = asked(plugin(on_login=lambda *_: Route(None, Password("Ann@Example.COM", b"x"))))
+    assert rig.pending(Dial)[0].target.key == "ann@example.com"
+
+
+def test_a_later_route_forgets_the_server_only_when_it_names_an_upstream() -> None:
+    first = plugin(on_login=lambda *_: Route("other", server=ServerAddress("a.example"), key="k"))
+    seen: list[str | None] = []
+
+    def second(session: SessionView, credentials: Credentials) -> Route:
+        seen.append(session.upstream)
+        return Route(None, Password("ann", b"x"))
+
+    rig = asked(first, plugin(on_login=second))
+    assert rig.pending(Dial)[0].target == Target("other", ServerAddress("a.example"), "k")
+    assert seen == ["other"]
+    rig = asked(first, plugin(on_login=lambda *_: Route("main")))
+    assert rig.pending(Dial)[0].target == Target("main", None, "k")
+
+
+def test_what_a_server_can_do_is_known_by_server() -> None:
+    server = ServerAddress("192.0.2.7")
+    rig = asked(plugin(on_login=lambda *_: Route(server=server)), known=(b"PIPELINING",))
+    rig.connected().upstream(b"-ERR\r\n").upstream(b"+OK\r\n").upstream(b"+OK in\r\n")
+    rig.asked()
+    # It announced no PIPELINING: one command at a time.
+    rig.client(b"NOOP\r\nNOOP\r\n")
+    assert rig.asked() == b"NOOP\r\n"
+
+
+@pytest.mark.parametrize(
+    ("server", "policy", "told"),
+    [
+        (ServerAddress(""), "off", "no host name"),
+        (ServerAddress("a b"), "off", "no host name"),
+        (ServerAddress("a..b"), "off", "no host name"),
+        (ServerAddress("-a.example"), "off", "no host name"),
+        (ServerAddress("1.2.3"), "off", "no host name"),
+        (ServerAddress("a\n"), "off", "no host name"),
+        (ServerAddress("[::1]"), "off", "no host name"),
+        (ServerAddress("x" * 64), "off", "no host name"),
+        (ServerAddress("a", 0), "off", "port"),
+        (ServerAddress("a", 65536), "off", "port"),
+        (ServerAddress("a", 1, cast(Any, "ssl")), "off", "tls of the server"),
+        (ServerAddress("a", 1, "off"), "starttls", "without TLS"),
+        (ServerAddress("a", 1, "off"), "implicit", "without TLS"),
+    ],
+)
+@pytest.mark.parametrize("fail", [Fail.OPEN, Fail.CLOSED])
+def test_a_server_that_cannot_be_meant_is_a_lie(
+    server: ServerAddress, policy: LegTls, told: str, fail: Fail
+) -> None:
+    """Promises 5 and 7: whatever the fail mode, the credentials go nowhere."""
+    rig = asked(plugin(on_login=lambda *_: Route(server=server)), fail=fail, policy=UpstreamPolicy("main", policy))
+    assert not rig.pending(Dial)
+    assert rig.said() == BROKEN
+    assert told in rig.notes("plugin_error")[0]["detail"]
+
+
+@pytest.mark.parametrize("host", ["a", "A.Example", "mail-1.example.com.", "192.0.2.1", "::1", "x_y.example", "x" * 63])
+def test_hosts_that_can_be_meant(host: str) -> None:
+    rig = asked(plugin(on_login=lambda *_: Route(server=ServerAddress(host))))
+    assert rig.pending(Dial)[0].target.server == ServerAddress(host)
+
+
+@pytest.mark.parametrize(
+    ("policy", "tls", "secure", "first"),
+    [
+        ("off", "starttls", False, b"STLS\r\n"),
+        ("off", "implicit", True, b"USER joe\r\n"),
+        ("off", None, False, b"USER joe\r\n"),
+        ("implicit", "starttls", False, b"STLS\r\n"),
+        ("starttls", None, False, b"STLS\r\n"),
+        ("starttls", "implicit", True, b"USER joe\r\n"),
+    ],
+)
+def test_tls_to_a_named_server(policy: LegTls, tls: LegTls | None, secure: bool, first: bytes) -> None:
+    rig = asked(
+        plugin(on_login=lambda *_: Route(server=ServerAddress("a", 1, tls))), policy=UpstreamPolicy("main", policy)
+    )
+    rig.knowledge.learn(rig.pending(Dial)[0].target.place, None, rig.now)
+    rig.connected(secure)
+    assert rig.asked() == first
+
+
+def test_a_leg_that_was_opened_early_leads_elsewhere() -> None:
+    rig = Rig(plugin(on_login=lambda *_: Route(server=ServerAddress("a"))), known=None).start()
+    rig.client(b"CAPA\r\n").connected().upstream(b"-ERR\r\n")
+    rig.client(b"USER joe\r\nPASS sesame\r\n")
+    assert [type(effect) for effect in rig.effects[-2:]] == [CloseUpstream, Dial]
+    assert rig.pending(Dial)[0].target.server == ServerAddress("a")
 
 
 def test_on_login_refuses_and_nobody_is_dialed() -> None:

@@ -10,6 +10,7 @@ import pytest
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Heard, Leg, Relayed, Result, Say, StartTls
 from popproxy.core.limits import Limits
+from popproxy.core.target import Target
 
 
 class Bench:
@@ -20,10 +21,13 @@ class Bench:
         self.results: list[Result] = []
         self.heard: list[Heard] = []
         self.closed = False
-        self.leg = Leg("main", Limits(**limits), self.out.append, self.tls, lambda *wait: self.waits.append(wait))
+        self.leg = Leg(Target("main"), Limits(**limits), self.out.append, self.tls, self.wait)
 
     def tls(self) -> None:
         self.secure += 1
+
+    def wait(self, seconds: float, kind: Kind) -> None:
+        self.waits.append((seconds, kind))
 
     def run(self, *steps: Say | StartTls) -> Bench:
         def dialogue() -> Generator[Say | StartTls, Any, Result]:

@@ -18,6 +18,7 @@ import pytest
 import trustme
 from prometheus_client import CollectorRegistry
 
+from popproxy.api import Plugin, PluginConfig, Route, ServerAddress
 from popproxy.config.plan import Server, UpstreamPlan
 from popproxy.config.urls import parse_server
 from popproxy.core.failures import Failure, Kind
@@ -25,6 +26,7 @@ from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Connected, Dialer
+from tests.core.rig import plugin
 from tests.net.running import PASSWORD, USER, Setup, both_loops, pem, running, sample
 from tests.net.test_pump import SMALL
 from tests.net.tlspeers import AUTHORITY, run, server_side
@@ -215,6 +217,45 @@ def test_a_fault_of_ours_in_the_dial_is_an_answer_too(
     with running(made, tmp_path, faults=1) as proxy, proxy.client() as client:
         assert client.user_pass(USER, PASSWORD) == UNAVAILABLE
         assert proxy.wait("internal_error")["error"] == "ZeroDivisionError"
+
+
+# A server that a plugin names
+
+
+def leading_to(*servers: ServerAddress) -> Plugin[PluginConfig]:
+    """Routes the first login to the first server, and so on."""
+    left = iter(servers)
+    return plugin(on_login=lambda *_: Route(server=next(left)))
+
+
+@pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
+@both_loops
+def test_a_named_server_is_used_instead_of_the_upstreams_own(loop: str, tls: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"tls": server_side(), "implicit_tls": tls == "implicit"}
+    with Upstream(stall) as unused, sample(tmp_path, SMALL, **options) as server:
+        chosen = leading_to(ServerAddress("LocalHost", server.port, tls))
+        made = Setup([f"pop3://localhost:{unused.port}"], loop, plugins=[chosen])
+        with running(made, tmp_path) as proxy:
+            with proxy.logged_in() as client:
+                assert client.single(b"STAT").startswith(b"+OK 2 ")
+            assert proxy.session()["server"] == f"localhost:{server.port}"
+    assert unused.peers == []
+
+
+@both_loops
+def test_a_named_server_has_the_certificate_checked(loop: str, tmp_path: Path) -> None:
+    """Also where the upstream's own servers have no TLS at all; and what is open is that of the first server."""
+    foreign = with_certificate(trustme.CA().issue_cert("localhost"))
+    with Upstream(foreign, answering()) as upstream:
+        chosen = leading_to(ServerAddress("localhost", upstream.port, "implicit"), ServerAddress("127.0.0.1"))
+        made = Setup([f"pop3+clear://192.0.2.1:{upstream.port}"], loop, plugins=[chosen])
+        with running(made, tmp_path) as proxy, proxy.client() as client:
+            assert client.user_pass(USER, PASSWORD) == UNAVAILABLE
+            line = proxy.wait("upstream_failed")
+            assert line["kind"] == "tls" and "unverified" in line["detail"]
+            assert client.user_pass(USER, PASSWORD).startswith(b"+OK")
+            client.close()
+            assert proxy.session()["server"] == f"127.0.0.1:{upstream.port}"
 
 
 # The Dialer by itself
