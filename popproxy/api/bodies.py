@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from popproxy.api.header import Header, header_end
+from popproxy.api.padding import LEAST_GROWTH, begun, on_top, padding
 
 HEADER_LIMIT = 256 << 10
 """The largest header a HeaderFilter holds, in octets, its empty line included."""
@@ -23,6 +24,10 @@ class BodyFilter:
     """Set it true when the filter is done: ``feed`` would return from now on what it gets, ``finish`` nothing, and the
     last octets it returned are the last it was fed. The rest of the message then passes at the speed of the wire. (A
     class with ``__slots__`` names ``through`` among them.)"""
+    growth: int = 0
+    """By how many octets this filter makes the message longer: 0, or what its plugin announced (``Plugin.growth``,
+    ``Grow``). When it fails and Fail.OPEN lets the message pass, a padding field of this size goes on top, so that the
+    announced size holds even then."""
 
     def feed(self, chunk: bytes) -> bytes:
         """What goes on for ``chunk``; ``b""`` keeps everything back for now."""
@@ -32,6 +37,13 @@ class BodyFilter:
         """What goes on after the last chunk."""
         return b""
 
+    def early(self) -> bytes:
+        """A few octets of what this filter will put first, to keep the client alive while ``on_message`` is awaited.
+
+        Called before the first ``feed``, every ``timeouts.keepalive`` seconds. What it returns goes out now and must
+        not be returned again. Once something is out the message must follow: a Refuse then ends the connection."""
+        return b""
+
 
 class HeaderFilter(BodyFilter):
     """Edits the header of one message and hands the body on untouched, as the very same ``bytes`` objects.
@@ -39,14 +51,25 @@ class HeaderFilter(BodyFilter):
     Give it ``edit`` or override the method. The header is held until its empty line has come, or the end of a
     message that has none; ``edit`` is called exactly once then, before anything goes out. A header of more than
     ``limit`` octets is not edited: ``overflow`` is called instead and, unless that raises, the message passes as it is.
+
+    With ``growth`` the message grows by exactly so many octets whatever ``edit`` does, also when it is not edited: a
+    padding field on top (api/padding.py) makes up the difference. An edit that adds more than ``growth - Grow.LEAST``
+    octets is the plugin's failure.
     """
 
-    __slots__ = ("_change", "_held", "_limit", "overflowed", "through")
+    __slots__ = ("_change", "_held", "_limit", "_sent", "growth", "overflowed", "through")
 
-    def __init__(self, edit: Callable[[Header], None] | None = None, *, limit: int = HEADER_LIMIT) -> None:
+    def __init__(
+        self, edit: Callable[[Header], None] | None = None, *, growth: int = 0, limit: int = HEADER_LIMIT
+    ) -> None:
+        """ValueError for a ``growth`` that is neither 0 nor at least ``Grow.LEAST``."""
+        if growth != 0 and growth < LEAST_GROWTH:
+            raise ValueError(f"growth={growth}: write 0 for none, or at least {LEAST_GROWTH} octets")
         self._change = edit
         self._limit = limit
         self._held = bytearray()
+        self._sent = 0
+        self.growth = growth
         self.through = False
         self.overflowed = False
         """Whether the header was too large and the message passes unedited."""
@@ -58,6 +81,12 @@ class HeaderFilter(BodyFilter):
 
     def overflow(self) -> None:
         """The header is larger than the limit. Raise to make that the plugin's failure; else it passes unedited."""
+
+    def early(self) -> bytes:
+        """The beginning of the padding, octet by octet; nothing without ``growth``."""
+        octets = begun(self._sent) if self.growth else b""
+        self._sent += len(octets)
+        return octets
 
     def feed(self, chunk: bytes) -> bytes:
         """Nothing until the header is complete, then the edited header and what follows, then each chunk itself."""
@@ -79,21 +108,37 @@ class HeaderFilter(BodyFilter):
         if end < 0:
             self.overflowed = True
             self.overflow()
-        else:
-            header = Header(bytes(data[:end]))
-            self.edit(header)
-            if header.changed:
-                return bytes(header) + data[end:]
-        return chunk if data is chunk else self._release()
+            return self._padded(chunk if data is chunk else self._release(), 0)
+        block = bytes(data[:end])
+        made = self._edited(block)
+        if made is block:
+            return chunk if data is chunk else self._release()
+        return made + data[end:]
 
     def finish(self) -> bytes:
         """The edited header of a message that ended within it."""
         if self.through:
             return b""
         self.through = True
-        header = Header(self._release())
+        return self._edited(self._release())
+
+    def _edited(self, block: bytes) -> bytes:
+        """The header block with its padding; the very same object when nothing changed."""
+        header = Header(block)
         self.edit(header)
-        return bytes(header)
+        made = bytes(header) if header.changed else block
+        return self._padded(made, len(made) - len(block))
+
+    def _padded(self, message: bytes, added: int) -> bytes:
+        """``message``, or its beginning, with the padding that makes ``added`` octets the growth."""
+        if not self.growth:
+            return message
+        if added > self.growth - LEAST_GROWTH:
+            raise ValueError(
+                f"the edit adds {added} octets; with growth={self.growth} it may add {self.growth - LEAST_GROWTH}"
+            )
+        field = padding(self.growth - added)
+        return field[self._sent :] + message if self._sent else on_top(message, field)
 
     def _release(self) -> bytes:
         held = bytes(self._held)

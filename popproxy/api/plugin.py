@@ -3,8 +3,8 @@
 Life: strict config > ``__init__`` (no side effects) > ``check`` > ``start`` > hooks > ``stop`` (also after a failed
 start).
 Order is the order of the ``[[plugin]]`` tables: requests run forward, replies and bodies in reverse. A hook that
-a plugin does not override is never called. A hook may be ``def`` or ``async def`` except ``open_body`` and
-``on_close``, which are ``def``; only an async one suspends the session. An exception or a missed deadline is
+a plugin does not override is never called. A hook may be ``def`` or ``async def`` except those of SYNC_ONLY, which
+are ``def``; only an async one suspends the session. An exception or a missed deadline is
 the plugin's failure: ``Fail.OPEN`` goes on as if it had returned None, ``Fail.CLOSED`` refuses with [SYS/TEMP].
 """
 
@@ -62,7 +62,7 @@ C = TypeVar("C", bound=PluginConfig)
 MECHANISMS: tuple[str, ...] = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP")
 """What ``Plugin.mechanisms`` may hold."""
 
-SYNC_ONLY = frozenset({"open_body", "on_close"})
+SYNC_ONLY = frozenset({"growth", "wants_message", "open_body", "on_close"})
 REVERSED = frozenset({"on_capabilities", "on_login_result", "on_reply", "open_body", "on_close"})
 
 
@@ -123,6 +123,12 @@ class Plugin(Generic[C]):
     ) -> LoginResultVerdict | Awaitable[LoginResultVerdict]:
         """The upstream has answered. An Answer replaces the text; it cannot turn a failure into a success."""
 
+    def growth(self, session: SessionView) -> int:
+        """By how many octets this plugin makes every message of the session longer; asked once, behind the login.
+
+        STAT, LIST and RETR then say so without a listing of the maildrop. See Grow for what it binds the plugin to."""
+        return 0
+
     def on_maildrop(
         self, session: SessionView, maildrop: MaildropView
     ) -> MaildropVerdict | Awaitable[MaildropVerdict]:
@@ -135,6 +141,10 @@ class Plugin(Generic[C]):
         self, session: SessionView, command: Command, reply: ReplyView
     ) -> ReplyVerdict | Awaitable[ReplyVerdict]:
         """A status line came from upstream and nothing of it has been sent yet."""
+
+    def wants_message(self, session: SessionView, command: Command) -> bool:
+        """RETR or TOP was answered ``+OK``: whether on_message is to be called, for which the message is spooled."""
+        return True
 
     def open_body(self, session: SessionView, command: Command) -> BodyFilter | None:
         """RETR or TOP was answered ``+OK``; return a filter for the message that follows."""
@@ -162,9 +172,11 @@ HOOKS: tuple[str, ...] = (
     "on_verifier",
     "on_login",
     "on_login_result",
+    "growth",
     "on_maildrop",
     "on_command",
     "on_reply",
+    "wants_message",
     "open_body",
     "on_message",
     "on_close",
@@ -197,5 +209,5 @@ def _check_hooks(cls: type[Plugin[Any]]) -> None:
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: it is called for every message")
             if name in ("check", "explain") and inspect.iscoroutinefunction(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: no loop runs while it is called")
-        elif name.startswith(("on_", "open_")) and callable(member):
+        elif name.startswith(("on_", "open_", "wants_")) and callable(member):
             raise TypeError(f"{cls.__name__}.{name} is no hook; the hooks are: {', '.join(HOOKS)}")

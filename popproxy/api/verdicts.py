@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from popproxy.api.credentials import Credentials
 from popproxy.api.header import Header
+from popproxy.api.padding import LEAST_GROWTH
 from popproxy.wire.commands import Command
 from popproxy.wire.errors import Code
 from popproxy.wire.sasl import Verifier
@@ -132,7 +133,7 @@ class Hide:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Announce these octets for these messages (numbers of the upstream's maildrop)."""
+    """Announce these octets for these messages (numbers of the upstream's maildrop), whatever was announced before."""
 
     octets: Mapping[int, int]
 
@@ -140,6 +141,25 @@ class Sizes:
         _check("Sizes", octets=(self.octets, Mapping))
         for number, size in self.octets.items():
             _check("Sizes", number=(number, int), size=(size, int))
+
+
+@dataclass(frozen=True, slots=True)
+class Grow:
+    """Announce every message ``octets`` larger. What several plugins announce adds up.
+
+    The plugin's filter has this ``growth`` (``HeaderFilter(edit, growth=octets)``); to messages that it gives no filter
+    for, or fails at, the session adds a padding field of this size. ``Plugin.growth`` does the same without a listing.
+    0, or at least ``Grow.LEAST`` octets: no smaller padding can be made.
+    """
+
+    LEAST: ClassVar[int] = LEAST_GROWTH
+
+    octets: int
+
+    def __post_init__(self) -> None:
+        _check("Grow", octets=(self.octets, int))
+        if self.octets != 0 and self.octets < LEAST_GROWTH:
+            raise ValueError(f"Grow: {self.octets} octets; write 0, or at least {LEAST_GROWTH}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +191,8 @@ ConnectVerdict = Refuse | None
 VerifierVerdict = Verifier | Rename | Refuse | None
 LoginVerdict = Refuse | Route | None
 LoginResultVerdict = Answer | None
-MaildropVerdict = Hide | Sizes | None
+MaildropVerdict = Hide | Sizes | Grow | None
 CommandVerdict = Refuse | Rewrite | Answer | Hangup | None
 ReplyVerdict = Answer | None
 MessageVerdict = Edit | Replace | Refuse | None
-Verdict = Refuse | Rewrite | Answer | Hangup | Verifier | Rename | Route | Hide | Sizes | Edit | Replace
+Verdict = Refuse | Rewrite | Answer | Hangup | Verifier | Rename | Route | Hide | Sizes | Grow | Edit | Replace

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from popproxy.api.bodies import BodyFilter
+from popproxy.api.bodies import BodyFilter, HeaderFilter
+from popproxy.api.padding import LEAST_GROWTH, on_top, padding
 from popproxy.api.plugin import Fail
 from popproxy.core.chain import Entry
 from popproxy.core.hooks import CONTAINED
+from popproxy.core.lies import Lie
 from popproxy.core.limits import KEPT
 from popproxy.wire.dots import Stuffer, Unstuffer
 
@@ -85,10 +87,10 @@ class FilterStage:
     """One plugin's filter in the pipeline, with its failure contained.
 
     While the filter has given nothing on, what it was fed is kept (at most ``KEPT`` octets), so that Fail.OPEN
-    can go on as if the filter were not there.
+    can go on as if the filter were not there, but for the ``growth`` that was announced for it.
     """
 
-    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started", "through")
+    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started", "growth", "through")
 
     def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
         self._entry = entry
@@ -97,6 +99,8 @@ class FilterStage:
         self._kept: list[bytes] = []
         self._size = 0
         self._started = False
+        self.growth = filter.growth
+        """By how many octets it makes the message longer, whatever happens."""
         self.through = False
         """Whether what follows passes the filter untouched."""
 
@@ -134,6 +138,22 @@ class FilterStage:
             return self._failed(error)
         return out
 
+    @property
+    def plugin(self) -> str:
+        """The plugin's name in the config."""
+        return self._entry.subscriber.name
+
+    def absorb(self, octets: int) -> None:
+        """An Edit of the same plugin has added ``octets``: the filter adds so many less. Raises Lie when it cannot."""
+        if not self.growth or not octets:
+            return
+        if not isinstance(self._filter, HeaderFilter):
+            raise Lie("Edit: the plugin's filter is no HeaderFilter and cannot make up for the size; edit there")
+        if self.growth - octets < LEAST_GROWTH:
+            most = self.growth - LEAST_GROWTH
+            raise Lie(f"Edit: it adds {octets} octets; of the announced growth {most} are left")
+        self._filter.growth = self.growth = self.growth - octets
+
     def _failed(self, error: BaseException) -> bytes:
         self._report(self._entry, error)
         if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > KEPT:
@@ -141,7 +161,7 @@ class FilterStage:
         self._filter = None
         self.through = True
         kept, self._kept = b"".join(self._kept), []
-        return kept
+        return on_top(kept, padding(self.growth)) if self.growth else kept
 
 
 _FIRST_PIECE = 8192
@@ -159,6 +179,10 @@ class Filtered:
         self._stages = stages
         self._stuff = Stuffer()
         self._fed = self._given = b"\r\n"
+
+    def stage(self, plugin: str) -> FilterStage | None:
+        """The plugin's stage."""
+        return next((stage for stage in self._stages if stage.plugin == plugin), None)
 
     def feed(self, chunk: bytes) -> bytes:
         """Filtered octets, stuffed. Raises FilterFailed."""

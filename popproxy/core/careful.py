@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.bodies import BodyFilter
-from popproxy.api.plugin import Fail
 from popproxy.api.verdicts import Answer, Refuse
 from popproxy.api.views import ReplyView
 from popproxy.core import hooks
 from popproxy.core.announce import announce, show
-from popproxy.core.body import Collect, Filtered, FilterFailed, FilterStage, Overlong, Sink, Swallow
+from popproxy.core.body import Collect, Filtered, FilterFailed, Overlong, Sink, Swallow
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.flight import Pending
-from popproxy.core.lies import Lie, check
+from popproxy.core.growth import Listing, list_line, listing_line, retr_line, stat_line
+from popproxy.core.lies import Lie
 from popproxy.core.message import Spooled
 from popproxy.core.meter import ERR, OK, UPSTREAM_LOST
+from popproxy.core.opening import stages, wanting
 from popproxy.core.phases import Phase
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.dots import stuff
@@ -173,6 +173,8 @@ class Careful:
         t = a.t
         s = t.s
         _, verb, at, _ = t.flight[0]
+        if good and (t.growth.total or t.numbering is not None):
+            line = self._true(pending, line)
         if pending.uploads and good:
             # The client must send its message now; only the reply to that may be another one.
             answer = None
@@ -199,49 +201,47 @@ class Careful:
             t.start_upload()
         a.locals()
 
+    def _true(self, pending: Pending, line: bytes) -> bytes:
+        """The status line, what it says of sizes made true (promise 9)."""
+        t = self.a.t
+        growth = t.growth.total
+        name = pending.sent.verb.name
+        if name == b"STAT":
+            return stat_line(line, growth)
+        if name == b"LIST":
+            return listing_line(line) if pending.sent.multiline else list_line(line, growth)
+        if name == b"RETR":
+            announced = None if t.numbering is None else t.numbering.octets(pending.sent.message)
+            return retr_line(line, growth, announced)
+        return line
+
     def _open(self, pending: Pending, line: bytes, now: float) -> None:
-        """A multi-line reply begins: filters and a spool for a message, nothing for anything else."""
+        """A multi-line reply begins: filters and a spool for a message, true sizes for a LIST, nothing else."""
         a = self.a
         t = a.t
         s = t.s
         sink: Sink | None = None
         if pending.sent.verb.name in (b"RETR", b"TOP"):
-            stages = self._stages(pending)
-            if stages is None:
+            found = stages(t, pending.shown)
+            wanted = None if found is None else wanting(t, pending.shown)
+            if found is None or wanted is None:
                 s.to_client.append(hooks.BROKEN_LINE)
                 a.stream(Swallow(), now)
                 return
-            filtered = Filtered(line, stages) if stages else None
+            filtered = Filtered(line, found) if found else None
             sink = filtered
-            if t.chain["on_message"]:
-                spooled = a.pours.spool(line, filtered, pending.shown)
+            if wanted:
+                spooled = a.pours.spool(line, filtered, pending.shown, wanted)
                 if spooled is None:
                     s.to_client.append(hooks.BROKEN_LINE)
                 sink = spooled or Swallow()
+        elif pending.sent.verb.name == b"LIST" and t.growth.total:
+            s.to_client.append(line)
+            a.stream(Listing(t.growth.total), now)
+            return
         if sink is None:
             s.to_client.append(line)
         a.stream(sink, now)
-
-    def _stages(self, pending: Pending) -> list[FilterStage] | None:
-        """The filters for this message; None when a closed plugin failed to give one."""
-        s = self.a.t.s
-        stages: list[FilterStage] = []
-        for entry in self.a.t.chain["open_body"]:
-            started = s.clock()
-            made: BodyFilter | None
-            try:
-                made = entry.call(s.view, pending.shown)
-                if made is not None:
-                    check(entry.hook, made)
-            except hooks.CONTAINED as error:
-                hooks.report(s, entry, error)
-                if entry.subscriber.fail is Fail.CLOSED:
-                    return None
-                continue
-            s.meter.plugin(entry.subscriber.name, entry.hook, "modify" if made else "pass", s.clock() - started)
-            if made is not None:
-                stages.append(FilterStage(entry, made, lambda entry, error: hooks.report(s, entry, error)))
-        return stages
 
     # CAPA
 

@@ -134,7 +134,13 @@ def report(host: Host, entry: Entry, error: BaseException) -> None:
     host.effects.append(Note("error", "plugin_error", {**fields, "detail": text}, error))
 
 
-_OURS = ("popproxy.core.", "popproxy.api.verdicts", "popproxy.api.explained")
+_OURS = (
+    "popproxy.core.",
+    "popproxy.api.bodies",
+    "popproxy.api.explained",
+    "popproxy.api.padding",
+    "popproxy.api.verdicts",
+)
 
 
 def told(error: BaseException) -> str:

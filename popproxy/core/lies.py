@@ -10,7 +10,8 @@ import re
 
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, Password, Verified
-from popproxy.api.verdicts import Answer, Edit, Hangup, Hide, Refuse, Rename, Replace, Rewrite, Route, Sizes
+from popproxy.api.padding import LEAST_GROWTH
+from popproxy.api.verdicts import Answer, Edit, Grow, Hangup, Hide, Refuse, Rename, Replace, Rewrite, Route, Sizes
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.sasl import Verifier
 
@@ -20,9 +21,11 @@ ALLOWED: dict[str, tuple[type, ...]] = {
     "on_verifier": (Verifier, Rename, Refuse),
     "on_login": (Refuse, Route),
     "on_login_result": (Answer,),
-    "on_maildrop": (Hide, Sizes),
+    "growth": (int,),
+    "on_maildrop": (Hide, Sizes, Grow),
     "on_command": (Refuse, Rewrite, Answer, Hangup),
     "on_reply": (Answer,),
+    "wants_message": (bool,),
     "open_body": (BodyFilter,),
     "on_message": (Edit, Replace, Refuse),
 }
@@ -42,7 +45,9 @@ def check(hook: str, verdict: object) -> None:
     if not isinstance(verdict, ALLOWED[hook]):
         allowed = ", ".join(kind.__name__ for kind in ALLOWED[hook])
         raise Lie(f"returned {type(verdict).__name__}; allowed: {allowed} or None")
-    if isinstance(verdict, Refuse | Answer):
+    if isinstance(verdict, Grow) or hook == "growth":
+        _check_octets(verdict.octets if isinstance(verdict, Grow) else verdict)
+    elif isinstance(verdict, Refuse | Answer):
         # Promise 8: a client reads [AUTH] at the beginning of a text as a code, whoever wrote it.
         if verdict.code is None and verdict.text.startswith("["):
             raise Lie(f"{type(verdict).__name__}: a text that begins with [ is read as a code; write code=Code...")
@@ -61,6 +66,18 @@ def check(hook: str, verdict: object) -> None:
         for line in verdict.lines():
             if len(line) > _LINE or _CAPABILITY.fullmatch(line) is None:
                 raise Lie(f"{line[:80]!r} is no capability line (RFC 2449 section 3)")
+
+
+def _check_octets(growth: object) -> None:
+    if not isinstance(growth, int) or isinstance(growth, bool) or (growth != 0 and growth < LEAST_GROWTH):
+        raise Lie(f"a growth of {growth!r}: 0, or at least {LEAST_GROWTH} octets")
+
+
+def check_growth(made: BodyFilter, announced: int) -> None:
+    """Raises Lie for a filter whose growth cannot be, or is not what its plugin ``announced``."""
+    _check_octets(made.growth)
+    if announced and made.growth != announced:
+        raise Lie(f"a filter with growth={made.growth}, but the plugin announced {announced}: give it that growth")
 
 
 def unsendable(credentials: Credentials) -> str | None:

@@ -7,6 +7,8 @@ closed up; the map between both numberings holds for the whole session and is ne
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from popproxy.api.views import MaildropEntry, MaildropView
 
 
@@ -38,6 +40,7 @@ class Maildrop:
         self._entries = dict(view.entries)
         self._upstream: list[int] = []
         self._deleted: set[int] = set()
+        self._resized = False
         self._has_uids = any(entry.uid is not None for entry in view.entries.values()) or not view.entries
         self._close_up()
 
@@ -51,7 +54,27 @@ class Maildrop:
         """Announce ``octets`` for the upstream's ``number``."""
         entry = self._entries.get(number)
         if entry is not None and octets >= 0:
+            self._resized = True
             self._entries[number] = MaildropEntry(number, octets, entry.uid)
+
+    def grow(self, octets: int) -> None:
+        """Announce ``octets`` more for every message."""
+        if octets:
+            self._resized = True
+            self._entries = {
+                number: MaildropEntry(number, entry.octets + octets, entry.uid)
+                for number, entry in self._entries.items()
+            }
+
+    @property
+    def view(self) -> MaildropView:
+        """The messages that are not hidden so far, with what is announced for them, by the upstream's numbers."""
+        return MaildropView(MappingProxyType(self._entries))
+
+    def octets(self, number: int) -> int | None:
+        """What is announced for the upstream's ``number``; None when it is not there, or none was changed."""
+        entry = self._entries.get(number) if self._resized else None
+        return None if entry is None else entry.octets
 
     def _close_up(self) -> None:
         self._upstream = sorted(self._entries)

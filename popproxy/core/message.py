@@ -12,7 +12,7 @@ from typing import Any
 
 from popproxy.api.header import Header, header_end
 from popproxy.api.verdicts import Edit, Refuse, Replace
-from popproxy.core.body import Filtered
+from popproxy.core.body import Filtered, FilterStage
 from popproxy.core.chain import Entry
 from popproxy.core.lies import Lie
 from popproxy.core.limits import Limits
@@ -30,10 +30,20 @@ class Spooled:
     Raises OSError when the spool does. ``untouched`` stays true: nothing goes out while it is the sink.
     """
 
-    def __init__(self, head: bytes, filtered: Filtered | None, spool: Spool, limits: Limits, command: Command) -> None:
+    def __init__(
+        self,
+        head: bytes,
+        filtered: Filtered | None,
+        spool: Spool,
+        limits: Limits,
+        command: Command,
+        entries: tuple[Entry, ...] = (),
+    ) -> None:
         self.untouched = True
         self.overflowed = False
         self.command = command
+        self.entries = entries
+        """The on_message hooks that are called."""
         self.spool = spool
         self._head = head
         self._filtered = filtered
@@ -44,6 +54,7 @@ class Spooled:
         self._replaced: bytes | None = None
         self._refused: Refuse | None = None
         self._made: Outlet | None = None
+        self._absorbed: list[tuple[FilterStage, int]] = []
 
     @property
     def view(self) -> SpooledView:
@@ -64,15 +75,25 @@ class Spooled:
         """A verdict of on_message. Edits add up; a replacement or a refusal ends the chain."""
         if isinstance(verdict, Edit):
             # Made now, so that an edit that cannot be made is the plugin's failure, before the first octet.
-            if self._header is None:
-                self._whole, self._header = self.view.cut_header()
-            self._header = edited(self._header, verdict)
+            whole, header = self.view.cut_header() if self._header is None else (self._whole, self._header)
+            made = edited(header, verdict)
+            self._absorb(entry, len(made) - len(header))
+            self._whole, self._header = whole, made
             return False
         if isinstance(verdict, Replace):
+            for stage, octets in self._absorbed:
+                stage.absorb(-octets)
             self._replaced = verdict.message
         else:
             self._refused = verdict
         return True
+
+    def _absorb(self, entry: Entry, octets: int) -> None:
+        """What a plugin's Edit adds is part of the growth that it announced. Raises Lie."""
+        stage = None if self._filtered is None else self._filtered.stage(entry.subscriber.name)
+        if stage is not None:
+            stage.absorb(octets)
+            self._absorbed.append((stage, octets))
 
     @property
     def begun(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.verdicts import Hide, Refuse, Sizes
+from popproxy.api.verdicts import Grow, Hide, Refuse, Sizes
 from popproxy.core import hooks
 from popproxy.core.chain import Entry
 from popproxy.core.flight import careful_entry
@@ -58,6 +58,10 @@ class Numbering:
             self._load(command, shown, now)
         else:
             self._through(self._drop, command, shown, now)
+
+    def octets(self, number: int | None) -> int | None:
+        """What is announced for the upstream's ``number``; None when that is what the upstream itself says."""
+        return None if self._drop is None or number is None else self._drop.octets(number)
 
     def _selected(self, good: bool) -> None:
         """Another maildrop is open: every number means another message (RFC 1082)."""
@@ -120,8 +124,10 @@ class Numbering:
         """on_maildrop, then the command that waits for the view."""
         t = self.t
         s = t.s
-        view = view_of(listing, uids)
-        drop = Maildrop(view)
+        growth = t.growth
+        growth.forget()
+        drop = Maildrop(view_of(listing, uids))
+        drop.grow(growth.total)
         broken: list[Refuse] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
@@ -130,6 +136,9 @@ class Numbering:
             elif isinstance(verdict, Sizes):
                 for number, octets in verdict.octets.items():
                     drop.resize(number, octets)
+            elif isinstance(verdict, Grow):
+                drop.grow(verdict.octets)
+                growth.announced(entry.subscriber.name, verdict.octets)
             else:
                 broken.append(verdict)
             return bool(broken)
@@ -145,4 +154,4 @@ class Numbering:
             if not t.answers.reading:
                 t.moved(s.clock())
 
-        hooks.call(s, t.chain["on_maildrop"], lambda: (s.view, view), use, then)
+        hooks.call(s, t.chain["on_maildrop"], lambda: (s.view, drop.view), use, then)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from popproxy.api.plugin import Fail
 from popproxy.core import hooks
 from popproxy.core.body import Filtered, FilterFailed, Swallow
+from popproxy.core.chain import Entry
 from popproxy.core.message import Spooled
 from popproxy.wire.commands import Command
 
@@ -28,23 +29,25 @@ class Pouring:
         self.source: Iterator[bytes] | None = None
         self._spooled: Spooled | None = None
 
-    def spool(self, head: bytes, filtered: Filtered | None, command: Command) -> Spooled | None:
+    def spool(
+        self, head: bytes, filtered: Filtered | None, command: Command, entries: tuple[Entry, ...]
+    ) -> Spooled | None:
         """A place for the message that follows ``head``; None when there is none to be had."""
         s = self.a.t.s
         try:
             place = s.spool(s.plan.limits.message_memory)
         except OSError as error:
-            self.unspoolable(error)
+            self.unspoolable(error, entries)
             return None
-        self._spooled = Spooled(head, filtered, place, s.plan.limits, command)
+        self._spooled = Spooled(head, filtered, place, s.plan.limits, command, entries)
         return self._spooled
 
-    def unspoolable(self, error: OSError) -> bool:
+    def unspoolable(self, error: OSError, entries: tuple[Entry, ...] = ()) -> bool:
         """Every plugin that must see the message is told in the log; whether one of them is closed."""
-        t = self.a.t
-        entries = t.chain["on_message"]
+        if self._spooled is not None:
+            entries = self._spooled.entries
         for entry in entries:
-            hooks.report(t.s, entry, error)
+            hooks.report(self.a.t.s, entry, error)
         return any(entry.subscriber.fail is Fail.CLOSED for entry in entries)
 
     def spooled(self, sink: Spooled, ended: bool, now: float) -> None:
@@ -68,8 +71,7 @@ class Pouring:
             if waited:
                 t.moved(t.s.clock())
 
-        entries = t.chain["on_message"]
-        if not hooks.call(t.s, entries, lambda: (t.s.view, sink.command, sink.view), sink.use, then):
+        if not hooks.call(t.s, sink.entries, lambda: (t.s.view, sink.command, sink.view), sink.use, then):
             a.careful.wait(True)
 
     def _decided(self, sink: Spooled, now: float) -> None:

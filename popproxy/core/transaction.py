@@ -27,6 +27,7 @@ from popproxy.core.flight import (
     common,
     stops,
 )
+from popproxy.core.growth import SIZED, Growth, measure
 from popproxy.core.meter import DENIED, MALFORMED
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
@@ -53,6 +54,7 @@ class Transaction:
         "busy",
         "chain",
         "flight",
+        "growth",
         "idle",
         "limit",
         "numbering",
@@ -78,9 +80,13 @@ class Transaction:
         self.busy = False
         self.upload: BodyScanner | None = None
         watched = ("on_command", "on_reply", "open_body", "on_message", "on_maildrop")
-        self.plain = not any(self.chain[hook] for hook in watched)
+        measured = measure(session, self.chain) if self.chain["growth"] else Growth()
+        self.growth: Growth = measured or Growth()
+        self.plain = not (self.growth.total or any(self.chain[hook] for hook in watched))
         self.numbering = Numbering(self) if self.chain["on_maildrop"] else None
         self.answers = Answers(self)
+        if measured is None:
+            session.leave("policy", "a plugin failed to tell its growth")
 
     # Stage
 
@@ -317,7 +323,11 @@ class Transaction:
         """Send ``command``; ``after`` hears whether it was answered ``+OK``. Nothing passes a ``barrier``."""
         verb = command.verb
         quits, uploads = verb.name == b"QUIT", verb.framing is Framing.UPLOAD
-        looked_at = self.chain["on_reply"] or (verb.name in (b"RETR", b"TOP") and self._edits())
+        looked_at = (
+            self.chain["on_reply"]
+            or (verb.name in (b"RETR", b"TOP") and self._edits())
+            or (self.growth.total and verb.name in SIZED)
+        )
         if verb.name == b"CAPA":
             entry = careful_entry(command, shown, now, self.answers.careful.capabilities)
         elif after is not None or quits or uploads or looked_at:

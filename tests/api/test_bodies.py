@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.api import BodyFilter, Header, HeaderFilter
+from popproxy.api import BodyFilter, Grow, Header, HeaderFilter
+from popproxy.api.padding import padding
 
 MESSAGE = b"Subject: x\r\nX-Spam: yes\r\n\r\nbody\r\n\r\n.dots\r\n"
 EDITED = b"X-Seen: 1\r\nSubject: x\r\n\r\nbody\r\n\r\n.dots\r\n"
@@ -156,3 +157,94 @@ def test_the_outcome_does_not_depend_on_the_chunks(message: bytes, sizes: list[i
     assert cut.overflowed == whole.overflowed
     if cut.overflowed:
         assert expected == message
+
+
+# Growth
+
+VALUES = st.text(st.characters(blacklist_characters="\r\n\0", blacklist_categories=["Cs"]), max_size=120)
+EDITS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(["X-A", "Subject"]), VALUES),
+        st.tuples(st.just("replace"), st.sampled_from(["A", "X-Spam"]), VALUES),
+        st.tuples(st.just("remove"), st.sampled_from(["X-Spam", "A", "*"]), st.just("")),
+        st.tuples(st.just("rename"), st.just("A"), st.just("")),
+    ),
+    max_size=4,
+)
+
+
+def change(header: Header, edits: list[tuple[str, str, str]]) -> None:
+    for kind, name, value in edits:
+        if kind == "add":
+            header.add(name, value)
+        elif kind == "replace":
+            header.replace(name, value)
+        elif kind == "rename":
+            header.rename(name, "X-Renamed")
+        else:
+            header.remove(name)
+
+
+def test_promise_9_the_message_grows_by_what_was_said() -> None:
+    out = run(HeaderFilter(edit, growth=100), MESSAGE)
+    assert len(out) == len(MESSAGE) + 100
+    assert out == padding(100 + len(MESSAGE) - len(EDITED)) + EDITED
+
+
+@pytest.mark.parametrize("growth", [-1, 1, 47])
+def test_a_growth_that_cannot_be_made(growth: int) -> None:
+    with pytest.raises(ValueError, match=f"growth={growth}: write 0 for none, or at least 48"):
+        HeaderFilter(edit, growth=growth)
+    with pytest.raises(ValueError, match=f"Grow: {growth} octets; write 0, or at least 48"):
+        Grow(growth)
+    assert Grow.LEAST == 48
+
+
+def test_promise_9_an_edit_that_adds_too_much_is_a_failure() -> None:
+    def adds(octets: int) -> HeaderFilter:
+        return HeaderFilter(lambda header: header.add("X", "y" * (octets - 5)), growth=100)
+
+    assert len(run(adds(52), MESSAGE)) == len(MESSAGE) + 100
+    with pytest.raises(ValueError, match="the edit adds 53 octets; with growth=100 it may add 52"):
+        run(adds(53), MESSAGE)
+    with pytest.raises(ValueError, match="adds 53"):
+        run(adds(53), b"A: b\r\n")
+
+
+def test_promise_9_an_edit_may_remove_what_it_likes() -> None:
+    message = b"X-Spam: " + b"long " * 1000 + b"\r\nA: b\r\n\r\nbody\r\n"
+    out = run(HeaderFilter(edit, growth=100), message)
+    assert len(out) == len(message) + 100
+    assert b"long" not in out and out.endswith(b"\r\nX-Seen: 1\r\nA: b\r\n\r\nbody\r\n")
+
+
+def test_promise_9_a_header_above_the_limit_grows_unedited() -> None:
+    message = b"A: b\r\n" * 12 + b"\r\nbody"
+    for size in (1, 7, 64, 1000):
+        body_filter = HeaderFilter(edit, growth=64, limit=64)
+        chunks = [message[place : place + size] for place in range(0, len(message), size)]
+        assert run(body_filter, *chunks) == padding(64) + message
+        assert body_filter.overflowed
+
+
+def test_nothing_is_early_without_growth() -> None:
+    assert BodyFilter().early() == b""
+    assert HeaderFilter(edit).early() == b""
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages, EDITS, st.integers(1, 40), st.integers(0, 60), st.integers(4096, 5000))
+def test_promise_9_any_edit_of_any_header_in_any_pieces(
+    message: bytes, edits: list[tuple[str, str, str]], size: int, drips: int, growth: int
+) -> None:
+    body_filter = HeaderFilter(lambda header: change(header, edits), growth=growth)
+    early = b"".join(body_filter.early() for _ in range(drips))
+    assert len(early) <= Grow.LEAST - 2
+    out = early + run(body_filter, *(message[place : place + size] for place in range(0, len(message), size)))
+    assert len(out) == len(message) + growth
+    whole = run(HeaderFilter(lambda header: change(header, edits)), message)
+    assert out.count(b"X-Popproxy-Padding: -") == 1
+    if drips:
+        assert out.endswith(whole)
+    at = len(message) - len(message.partition(b"\n\r\n")[2])
+    assert out.endswith(message[at:]) or b"\n\r\n" not in message

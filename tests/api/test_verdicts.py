@@ -12,6 +12,7 @@ from popproxy.api import (
     Answer,
     Code,
     Edit,
+    Grow,
     Hangup,
     Hide,
     Refuse,
@@ -37,6 +38,7 @@ ALL = [
     Route(),
     Hide(frozenset({1})),
     Sizes({1: 2}),
+    Grow(64),
     Edit(),
     Replace(b""),
 ]

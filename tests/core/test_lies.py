@@ -17,7 +17,9 @@ from popproxy.api import (
     Digest,
     Edit,
     External,
+    Grow,
     Hangup,
+    HeaderFilter,
     Hide,
     Password,
     Plugin,
@@ -32,7 +34,7 @@ from popproxy.api import (
     parse,
 )
 from popproxy.api.plugin import HOOKS
-from popproxy.core.lies import ALLOWED, Lie, check, unsendable
+from popproxy.core.lies import ALLOWED, Lie, check, check_growth, unsendable
 
 VERDICTS: list[Any] = [
     Refuse(),
@@ -44,6 +46,7 @@ VERDICTS: list[Any] = [
     Route(),
     Hide(frozenset({1})),
     Sizes({1: 2}),
+    Grow(64),
     Edit(add=[("X", "y")], remove=["Z*"]),
     Replace(b"x"),
     Capabilities([(b"TOP", ()), (b"SASL", (b"PLAIN", b"LOGIN"))]),
@@ -131,6 +134,32 @@ def test_sendable_credentials(credentials: Credentials) -> None:
 def test_nobody_is_called_nothing() -> None:
     with pytest.raises(Lie, match="empty"):
         check("on_verifier", Rename(""))
+
+
+@pytest.mark.parametrize("octets", [-1, 1, 47, True, False, 64.0, "64", None])
+def test_promise_7_a_growth_that_cannot_be(octets: Any) -> None:
+    forged = Grow(0)
+    object.__setattr__(forged, "octets", octets)
+    with pytest.raises(Lie, match="a growth of"):
+        check("on_maildrop", forged)
+    with pytest.raises(Lie):
+        check("growth", octets)
+
+
+def test_growths() -> None:
+    for octets in (0, 48, 5000):
+        check("growth", octets)
+        check("on_maildrop", Grow(octets))
+        check_growth(HeaderFilter(growth=octets), octets)
+    check_growth(HeaderFilter(growth=48), 0)
+    with pytest.raises(Lie, match="growth=48, but the plugin announced 64"):
+        check_growth(HeaderFilter(growth=48), 64)
+    with pytest.raises(Lie, match="growth=0, but the plugin announced 64"):
+        check_growth(BodyFilter(), 64)
+    odd = HeaderFilter()
+    odd.growth = 5
+    with pytest.raises(Lie, match="a growth of 5"):
+        check_growth(odd, 0)
 
 
 def test_sizes_are_not_negative() -> None:
