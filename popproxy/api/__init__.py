@@ -5,6 +5,8 @@ from popproxy.api.credentials import Bearer, Credentials, Digest, External, Pass
 from popproxy.api.explained import Explained
 from popproxy.api.header import Header
 from popproxy.api.names import ConfigNames, Problem
+from popproxy.api.options import ReadableFile
+from popproxy.api.patterns import bounded_pattern
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
 from popproxy.api.services import Clock, Counter, Log, Metrics, Resolver, Services
 from popproxy.api.verdicts import (
@@ -83,6 +85,7 @@ __all__ = [
     "Plugin",
     "PluginConfig",
     "Problem",
+    "ReadableFile",
     "Refuse",
     "Rename",
     "Replace",
@@ -102,5 +105,6 @@ __all__ = [
     "Verified",
     "Verifier",
     "VerifierVerdict",
+    "bounded_pattern",
     "parse",
 ]

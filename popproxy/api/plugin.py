@@ -161,8 +161,8 @@ class Plugin(Generic[C]):
         """What on_login would do for ``user``, for ``popproxy explain``; None when nothing.
 
         No hook: called on a plugin that was made and never started, without services and without a loop; it may read
-        files and must not use the network. ``session.user`` is the name the client gave, ``user`` and
-        ``session.upstream`` what the plugins before this one made of it.
+        files and must not use the network. ``session.user`` is the name the client gave, ``user`` what the plugins
+        before this one made of it, ``session.upstream`` where one of them routed the login (None: nowhere yet).
         """
 
 

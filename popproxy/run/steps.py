@@ -49,7 +49,7 @@ def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tu
 def _steps(
     plan: Plan, subscribers: tuple[Subscriber, ...], view: SessionView, user: str
 ) -> Iterator[StepView]:
-    upstream = plan.default_upstream
+    upstream, routed = plan.default_upstream, None
     for subscriber in subscribers:
         plugin = subscriber.plugin
         here = StepView(subscriber.name, (), text(user), upstream)
@@ -57,7 +57,7 @@ def _steps(
             if overrides(type(plugin), "on_login"):
                 yield replace(here, silent=True)
             continue
-        found = _asked(plugin, replace(view, upstream=upstream, slots={}), user)
+        found = _asked(plugin, replace(view, upstream=routed, slots={}), user)
         if isinstance(found, str):
             yield replace(here, failed=found)
             continue
@@ -67,7 +67,8 @@ def _steps(
             yield replace(here, failed=f"routes to {text(found.upstream)!r}, which is not configured", refused=True)
             return
         user = user if found.user is None else found.user
-        upstream = found.upstream or upstream
+        routed = found.upstream or routed
+        upstream = routed or upstream
         steps = tuple(text(step) for step in found.steps)
         yield StepView(subscriber.name, steps, text(user), upstream, refused=found.refused)
         if found.refused:

@@ -103,8 +103,8 @@ def test_name_and_upstream_feed_the_next(plan: Plan) -> None:
         StepView("p1", ("by domain",), "joe@example.com", "other"),
         StepView("p3", ("nothing",), "joe@example.com", "other"),
     )
-    assert first.asked == [("joe", "joe", "main")]
-    assert second.asked == [("joe@example.com", "joe", "main")]
+    assert first.asked == [("joe", "joe", None)]
+    assert second.asked == [("joe@example.com", "joe", None)]
     assert third.asked == [("joe@example.com", "joe", "other")]
 
 
@@ -136,7 +136,7 @@ def test_a_plugin_that_raises_is_contained_and_shown_without_its_words(plan: Pla
     assert steps[2].failed == (
         "TypeError: Explained takes steps (a tuple of str), user and upstream (str or None), refused (bool)"
     )
-    assert after.asked == [("joe@example.com", "joe@example.com", "main")]
+    assert after.asked == [("joe@example.com", "joe@example.com", None)]
     explanation = explained(chain)
     for shown in (render(explanation), json.dumps(explanation.as_dict())):
         assert "cannot be explained" in shown or '"failed": "RuntimeError' in shown
