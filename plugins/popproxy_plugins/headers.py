@@ -24,8 +24,10 @@ The rules run in order on every RETR and TOP, each on what those before it left.
 ``{user}`` is the name the client gave, ``{listener}``, ``{client}`` (its address), ``{session}`` and ``{upstream}``
 speak for themselves; write ``{{`` for a brace.
 
-Sizes: LIST and STAT announce what the upstream has, so a message may be longer or shorter than announced. A header
-above 256 KiB is the plugin's failure: with ``fail = "open"`` the message passes unedited.
+Sizes: every message of a session grows by the same number of octets, which STAT and LIST announce: what ``add`` and
+``set`` may add, plus ``room`` for what ``rewrite`` adds, plus 48. A field ``X-Popproxy-Padding`` makes up the
+difference. A header above 256 KiB and one that grows by more are the plugin's failure: with ``fail = "open"`` the
+message passes unedited, and as large as announced.
 """
 
 from __future__ import annotations
@@ -36,10 +38,23 @@ from string import Formatter
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from popproxy.api import BodyFilter, Command, Fail, Header, HeaderFilter, Plugin, PluginConfig, SessionView
+from popproxy.api import (
+    BodyFilter,
+    Command,
+    Fail,
+    Grow,
+    Header,
+    HeaderFilter,
+    Plugin,
+    PluginConfig,
+    SessionView,
+    Slot,
+)
 
 MATCHED = 998
 """Characters of a value that a pattern sees: one line of RFC 5322 section 2.1.1."""
+ROOM = 256
+"""Octets that one rewrite rule may add beside its template: for a value that is folded or encoded anew."""
 
 _PLACES: dict[str, Callable[[SessionView], str | None]] = {
     "user": lambda session: session.user,
@@ -121,6 +136,13 @@ class HeadersConfig(PluginConfig):
     """The rules, in order."""
 
     rules: tuple[Rule, ...] = Field(description="what is done to the header, in this order")
+    room: int | None = Field(
+        default=None,
+        ge=0,
+        le=1 << 20,
+        description="octets that all rewrite rules together may add to a message, and that every message carries; "
+        "without it 256 for each rule and the length of its `with`",
+    )
 
     @field_validator("rules")
     @classmethod
@@ -138,9 +160,27 @@ class Headers(Plugin[HeadersConfig]):
     def __init__(self, config: HeadersConfig) -> None:
         super().__init__(config)
         self._edits = tuple(_compile(rule) for rule in config.rules)
+        self._added = tuple(
+            (rule.add or rule.set or "", _parts(rule.value or "")) for rule in config.rules if rule.value is not None
+        )
+        templates = [rule.template or "" for rule in config.rules if rule.rewrite is not None]
+        room = sum(ROOM + len(template.encode()) for template in templates) if config.room is None else config.room
+        self._least = Grow.LEAST + (room if templates else 0)
+        self._growth: Slot[int | None] = Slot("growth", None)
+
+    def growth(self, session: SessionView) -> int:
+        """Everything the rules may add. Names and addresses of a session do not change behind its login."""
+        growth = self._least
+        for name, parts in self._added:
+            header = Header()
+            header.add(name, _fill(parts, session))
+            growth += len(bytes(header))
+        self._growth.set(session, growth)
+        return growth
 
     def open_body(self, session: SessionView, command: Command) -> BodyFilter:
-        return _Rules(session, self._edits)
+        growth = self._growth.get(session)
+        return _Rules(session, self._edits, self.growth(session) if growth is None else growth)
 
 
 class _Rules(HeaderFilter):
@@ -148,8 +188,8 @@ class _Rules(HeaderFilter):
 
     __slots__ = ("_edits", "_session")
 
-    def __init__(self, session: SessionView, edits: tuple[Edit, ...]) -> None:
-        super().__init__()
+    def __init__(self, session: SessionView, edits: tuple[Edit, ...], growth: int) -> None:
+        super().__init__(growth=growth)
         self._session = session
         self._edits = edits
 

@@ -201,7 +201,7 @@ listen tls
     return [_need("haproxy"), "-db", "-q", "-f", str(path)]
 
 
-HEAD = "X-Spam-Flag: YES\r\n"
+HEAD = "X-Popproxy-Padding: " + "-" * 26 + "\r\nX-Spam-Flag: YES\r\n"
 """What the variant "headers" puts on top of each message."""
 PLUGINS = {
     "": "",

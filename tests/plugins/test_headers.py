@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -15,8 +16,10 @@ from pydantic import ValidationError
 
 from popproxy.api import Fail, SessionView, parse
 from popproxy.api.plugin import HOOKS, overrides
+from tests.core.rig import Rig
 
 MESSAGE = b"Subject: hello\r\nX-Spam-Flag: YES\r\nX-Spam-Level: 5\r\nTo: joe\r\n\r\nSubject: body\r\n"
+PADDING = re.compile(rb"^X-Popproxy-Padding: -+\r\n(?: -+\r\n)*", re.MULTILINE)
 RETR, TOP = parse(b"RETR 1"), parse(b"TOP 1 0")
 
 
@@ -29,8 +32,14 @@ def session(**more: Any) -> SessionView:
 
 def run(rules: list[dict[str, str]], message: bytes = MESSAGE, view: SessionView | None = None) -> bytes:
     plugin = Headers(HeadersConfig.model_validate({"rules": rules}))
-    body_filter = plugin.open_body(view or session(), RETR)
-    return body_filter.feed(message) + body_filter.finish()
+    view = view or session()
+    growth = plugin.growth(view)
+    body_filter = plugin.open_body(view, RETR)
+    out = body_filter.feed(message) + body_filter.finish()
+    assert len(out) == len(message) + growth, "promise 9"
+    padding = PADDING.search(out)
+    assert padding is not None
+    return out[: padding.start()] + out[padding.end() :]
 
 
 def problem(rule: dict[str, object]) -> str:
@@ -141,14 +150,14 @@ def test_top_and_retr_alike() -> None:
     plugin = Headers(HeadersConfig.model_validate({"rules": [{"add": "X", "value": "1"}]}))
     for command in (RETR, TOP):
         body_filter = plugin.open_body(session(), command)
-        assert body_filter.feed(MESSAGE) == b"X: 1\r\n" + MESSAGE
+        assert PADDING.sub(b"", body_filter.feed(MESSAGE)) == b"X: 1\r\n" + MESSAGE
 
 
 def test_it_streams() -> None:
     plugin = Headers(HeadersConfig.model_validate({"rules": [{"add": "X", "value": "1"}]}))
     body_filter = plugin.open_body(session(), RETR)
     assert body_filter.feed(b"A: b\r\n\r") == b""
-    assert body_filter.feed(b"\n") == b"X: 1\r\nA: b\r\n\r\n"
+    assert body_filter.feed(b"\n").endswith(b"-\r\nX: 1\r\nA: b\r\n\r\n")
     chunk = b"body" * 1000
     assert body_filter.feed(chunk) is chunk
     assert body_filter.finish() == b""
@@ -160,9 +169,9 @@ def test_a_header_too_large_is_a_failure_for_the_fail_mode_to_judge() -> None:
         plugin.open_body(session(), RETR).feed(b"x" * (1 << 18))
 
 
-def test_it_fails_open_and_subscribes_to_one_hook() -> None:
+def test_it_fails_open_and_what_it_subscribes_to() -> None:
     assert Headers.fail is Fail.OPEN
-    assert [hook for hook in HOOKS if overrides(Headers, hook)] == ["open_body"]
+    assert [hook for hook in HOOKS if overrides(Headers, hook)] == ["growth", "open_body"]
     assert Headers.config_model is HeadersConfig
 
 
@@ -194,8 +203,73 @@ def test_no_message_breaks_it_and_the_chunks_do_not_matter(message: bytes, sizes
         out += body_filter.feed(rest[:size])
         rest = rest[size:]
     out += body_filter.feed(rest) + body_filter.finish()
-    assert out == run(rules, message)
+    assert len(out) == len(message) + plugin.growth(session())
+    assert PADDING.sub(b"", out) == run(rules, message)
     assert b"X-User: joe@example.com\r\n" in out
+
+
+# True sizes
+
+
+def growth(rules: list[dict[str, str]], view: SessionView | None = None, **options: int) -> int:
+    return Headers(HeadersConfig.model_validate({"rules": rules, **options})).growth(view or session())
+
+
+def test_promise_9_what_a_message_grows_by() -> None:
+    assert growth([{"remove": "X-Spam-*"}]) == 48
+    assert growth([{"add": "X-A", "value": "12"}, {"set": "X-B", "value": "3"}]) == 48 + 9 + 8
+    rewrite = {"rewrite": "Subject", "match": "^", "with": "[EXT] "}
+    assert growth([rewrite]) == 48 + 256 + 6
+    assert growth([rewrite, {**rewrite, "with": "ü"}]) == 48 + 256 + 6 + 256 + 2
+    assert growth([rewrite, rewrite], room=100) == 148
+    assert growth([rewrite], room=0) == 48
+    assert growth([{"remove": "X"}], room=100) == 48, "it is room for rewrites"
+
+
+def test_promise_9_placeholders_count_as_they_are() -> None:
+    rule = {"add": "X", "value": "{user}"}
+    assert growth([rule]) == 48 + len("X: joe@example.com\r\n")
+    long = session(user="j" * 500 + "ü" * 100)
+    assert growth([rule], long) > 600
+    assert len(run([rule], view=long)) > len(MESSAGE) + 600, "it fits, however long the name is"
+    other = session(user="ann")
+    plugin = Headers(HeadersConfig.model_validate({"rules": [rule]}))
+    assert plugin.growth(other) < plugin.growth(long)
+    assert PADDING.sub(b"", plugin.open_body(other, RETR).feed(MESSAGE)) == b"X: ann\r\n" + MESSAGE
+
+
+def test_promise_9_a_rewrite_that_needs_more_room_is_a_failure() -> None:
+    rule = {"rewrite": "Subject", "match": "$", "with": "y" * 20}
+    plugin = Headers(HeadersConfig.model_validate({"rules": [rule], "room": 20}))
+    assert plugin.open_body(session(), RETR).feed(MESSAGE).endswith(b"hello" + b"y" * 20 + MESSAGE[14:])
+    plugin = Headers(HeadersConfig.model_validate({"rules": [rule], "room": 19}))
+    with pytest.raises(ValueError, match="adds 20 octets; with growth=67 it may add 19"):
+        plugin.open_body(session(), RETR).feed(MESSAGE)
+
+
+def test_promise_9_a_subject_of_eight_bits_has_room() -> None:
+    message = b"Subject: " + "ж".encode() * 150 + b"\r\n\r\n"
+    assert b"=?utf-8?" in run([{"rewrite": "Subject", "match": "^", "with": "[EXT] "}], message)
+
+
+@pytest.mark.parametrize("command", [b"RETR 1", b"TOP 1 9"])
+@pytest.mark.parametrize("room", [None, 0])
+def test_promise_9_in_a_session(command: bytes, room: int | None) -> None:
+    rules = [{"remove": "x-spam-*"}, {"rewrite": "Subject", "match": "^", "with": "[EXT] " + "!" * 40}]
+    plugin = Headers(HeadersConfig.model_validate({"rules": rules, "room": room}))
+    grown = plugin.growth(SessionView("1", "pop3", user="joe"))
+    size, told = len(MESSAGE), len(MESSAGE) + grown
+    rig = Rig(plugin).login().client(b"STAT\r\nLIST\r\nLIST 1\r\n" + command + b"\r\n")
+    rig.upstream(b"+OK 2 1000\r\n+OK 2 messages (1000 octets)\r\n1 %d\r\n2 900\r\n.\r\n+OK 1 %d\r\n" % (size, size))
+    stat, listing, one = 1000 + 2 * grown, (told, 900 + grown), told
+    assert rig.said() == b"+OK 2 %d\r\n+OK\r\n1 %d\r\n2 %d\r\n.\r\n+OK 1 %d\r\n" % (stat, *listing, one)
+    reply = rig.upstream(b"+OK %d octets\r\n" % size + MESSAGE + b".\r\n").said()
+    status, _, body = reply.partition(b"\r\n")
+    assert len(body) == told + 3
+    assert status == b"+OK %d octets" % (told if command.startswith(b"RETR") else size)
+    assert (b"[EXT]" in body) is (room is None)
+    assert rig.meter.errors == ([("p1", "open_body", "fail_open")] if room == 0 else [])
+    assert rig.asked() == b"STAT\r\nLIST\r\nLIST 1\r\n" + command + b"\r\n", "it costs no round trip"
 
 
 # Its config
