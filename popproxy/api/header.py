@@ -138,6 +138,32 @@ class Header:
         self.changed = self.changed or count > 0
         return count
 
+    def prefix(self, name: str, text: str) -> int:
+        """Put ``text`` before the value of the first field called ``name``, whose octets stay, and drop the others.
+
+        The number found; adds nothing. What the field grows by depends on ``text`` alone, but for at most 4 octets:
+        a space in front, a fold behind it where the line would be longer than 78.
+        """
+        composed = _compose(name, text)[len(name) + 1 : -2]
+        key = name.lower().encode()
+        places = [place for place, (known, _) in enumerate(self._fields) if known == key]
+        if places:
+            raw = self._fields[places[0]][1]
+            spelling, _, value = raw.partition(b":")
+            value = value.lstrip(b" \t")
+            if not _PLAIN.match(text) and value.lstrip().startswith(b"=?") and composed.endswith(b"?="):
+                # White space between two encoded-words is not shown (RFC 2047 section 6.2): it goes into the first.
+                composed = b" " + b" ".join(_encoded_words(text.strip(" \t") + " "))
+            first = value.partition(b"\n")[0].rstrip(b"\r")
+            begun = len(spelling) + 1 + len(composed) - composed.rfind(b"\n") - 1
+            if first:
+                value = (b" " if begun + 1 + len(first) <= _LINE else b"\r\n ") + value
+            self._fields[places[0]] = (key, spelling + b":" + composed + value)
+            for place in reversed(places[1:]):
+                del self._fields[place]
+            self.changed = True
+        return len(places)
+
     def rename(self, name: str, new: str) -> int:
         """Call every field ``name`` ``new``; the octets from the colon on stay. The number of them."""
         _check_name(new)

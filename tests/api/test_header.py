@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email import message_from_bytes
 from email.header import decode_header, make_header
 from email.message import Message
@@ -266,6 +267,52 @@ def test_rewrite_keeps_8_bit_octets_readable() -> None:
     raw = header.get_all("subject")[0]
     assert raw == "[EXT] =?unknown-8bit?b?Y2Fmw6kg/w==?="
     assert decode_header(raw)[1] == (b"caf\xc3\xa9 \xff", "unknown-8bit")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "expected"),
+    [
+        ("[SPAM]", b"Subject: hi\r\n", b"Subject: [SPAM] hi\r\n"),
+        ("[SPAM] ", b"SUBJECT:hi", b"SUBJECT: [SPAM] hi"),
+        ("[SPAM]", b"subject :  hi \r\n", b"subject : [SPAM] hi \r\n"),
+        ("[SPAM]", b"Subject:\r\n", b"Subject: [SPAM]\r\n"),
+        ("[SPAM]", b"Subject: \r\n hi\r\n", b"Subject: [SPAM]\r\n hi\r\n"),
+        ("[SPAM]", b"Subject: a\xff\r\n\tb\r\n", b"Subject: [SPAM] a\xff\r\n\tb\r\n"),
+        ("[SPAM]", b"Subject: =?utf-8?q?h=C3=BC?=\r\n", b"Subject: [SPAM] =?utf-8?q?h=C3=BC?=\r\n"),
+        ("fast Müll", b"Subject: hi\r\n", b"Subject: fast =?utf-8?b?TcO8bGw=?= hi\r\n"),
+        ("fast Müll", b"Subject: =?utf-8?q?h?=\r\n", b"Subject: =?utf-8?q?fast_M=C3=BCll_?= =?utf-8?q?h?=\r\n"),
+        ("fast Müll", b"Subject:\r\n =?utf-8?q?h?=\r\n", b"Subject: =?utf-8?q?fast_M=C3=BCll_?=\r\n =?utf-8?q?h?=\r\n"),
+        ("[SPAM]", b"Subject: %b\r\n" % (b"x" * 62), b"Subject: [SPAM] %b\r\n" % (b"x" * 62)),
+        ("[SPAM]", b"Subject: %b\r\n" % (b"x" * 63), b"Subject: [SPAM]\r\n %b\r\n" % (b"x" * 63)),
+    ],
+)
+def test_prefix_leaves_the_octets_of_the_value(text: str, field: bytes, expected: bytes) -> None:
+    header = Header(field)
+    assert header.prefix("subject", text) == 1
+    assert bytes(header) == expected
+    assert header.changed
+
+
+def test_prefix_keeps_the_first_of_several_and_adds_nothing() -> None:
+    header = Header(b"Subject: 1\r\nTo: joe\r\nSubject: 2\r\nSubject: 3\r\n\r\n")
+    assert header.prefix("Subject", "[SPAM]") == 3
+    assert bytes(header) == b"Subject: [SPAM] 1\r\nTo: joe\r\n\r\n"
+    assert header.prefix("X-None", "[SPAM]") == 0
+    with pytest.raises(ValueError, match="holds CR, LF or NUL"):
+        header.prefix("Subject", "a\r\nEvil: 1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=120).map(lambda value: value.replace(b"\n", b" ").replace(b"\r", b" ")), st.text(max_size=40))
+def test_prefix_grows_by_what_the_text_says(value: bytes, text: str) -> None:
+    text = re.sub("[\r\n\0]", "", text).encode("utf-8", "ignore").decode()
+    empty = Header(b"Subject: =?a?q?a?=\r\n")
+    empty.prefix("Subject", text)
+    most = len(bytes(empty)) - len(b"Subject: =?a?q?a?=\r\n") + 4
+    header = Header(b"Subject:" + value + b"\r\n")
+    assert header.prefix("Subject", text) == 1
+    assert bytes(header).endswith(value.lstrip(b" \t") + b"\r\n")
+    assert len(bytes(header)) <= len(b"Subject:" + value + b"\r\n") + most
 
 
 def test_rename_keeps_what_stands_behind_the_colon() -> None:
