@@ -72,6 +72,9 @@ class Plugin(Generic[C]):
     fail: ClassVar[Fail] = Fail.OPEN
     """What a failure means unless the operator says otherwise."""
     config_model: ClassVar[type[PluginConfig]] = PluginConfig
+    skips: frozenset[str] = frozenset()
+    """Hooks that the class overrides and this instance, with its options, does not need: they are not called and cost
+    nothing. Set it in ``__init__``."""
     mechanisms: frozenset[str] = frozenset()
     """What this plugin makes possible for clients, of MECHANISMS: set it on the class or, when the config decides, on
     the instance. It is read whenever a greeting or a list of mechanisms is made; nothing else makes these appear."""
@@ -186,6 +189,11 @@ HOOKS: tuple[str, ...] = (
 def overrides(cls: type[Plugin[Any]], hook: str) -> bool:
     """Whether ``cls`` subscribes to ``hook``."""
     return getattr(cls, hook) is not getattr(Plugin, hook)
+
+
+def subscribes(plugin: Plugin[Any], hook: str) -> bool:
+    """Whether ``hook`` of this instance is called."""
+    return overrides(type(plugin), hook) and hook not in plugin.skips
 
 
 def is_async(cls: type[Plugin[Any]], hook: str) -> bool:

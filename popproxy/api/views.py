@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +45,18 @@ class TlsView:
     """True when a trusted PROXY header, not this process, vouches for TLS."""
 
 
+@dataclass(frozen=True, slots=True)
+class MaildropEntry:
+    """A message of the upstream's maildrop. ``uid`` is None when the upstream has no UIDL."""
+
+    number: int
+    octets: int
+    uid: bytes | None
+
+
+_NO_MAILDROP: Mapping[int, MaildropEntry] = MappingProxyType({})
+
+
 @dataclass(slots=True)
 class SessionView:
     """One client connection.
@@ -51,6 +64,9 @@ class SessionView:
     ``user`` is the name the client gave (None before USER or AUTH), ``login`` the name used upstream after a
     successful login. ``server`` is the host and port in use upstream. ``client`` and ``local`` are IP addresses as
     text, or ``unix``. ``phase`` is the RFC 1939 state as a lower-case word. ``messages`` counts messages retrieved.
+    ``maildrop`` holds the messages by the number that the client knows them by, hidden ones left out, with what is
+    announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command that needs
+    message numbers has passed on_command.
     """
 
     id: str
@@ -67,6 +83,7 @@ class SessionView:
     server: str | None = None
     phase: str = "authorization"
     messages: int = 0
+    maildrop: Mapping[int, MaildropEntry] = field(default_factory=lambda: _NO_MAILDROP, repr=False)
     slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 
 
@@ -88,15 +105,6 @@ class LoginResult:
     text: str
     reason: str
     upstream: str
-
-
-@dataclass(frozen=True, slots=True)
-class MaildropEntry:
-    """A message of the upstream's maildrop. ``uid`` is None when the upstream has no UIDL."""
-
-    number: int
-    octets: int
-    uid: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

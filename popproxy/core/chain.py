@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from popproxy.api.plugin import HOOKS, REVERSED, Fail, Plugin, is_async, overrides
+from popproxy.api.plugin import HOOKS, REVERSED, Fail, Plugin, is_async, subscribes
 from popproxy.api.views import SessionView
 from popproxy.core.conditions import Condition
 
@@ -49,7 +49,7 @@ class Chain:
             entries = [
                 Entry(subscriber, hook, getattr(subscriber.plugin, hook), is_async(type(subscriber.plugin), hook))
                 for subscriber in subscribers
-                if overrides(type(subscriber.plugin), hook)
+                if subscribes(subscriber.plugin, hook)
             ]
             self.hooks[hook] = tuple(reversed(entries) if hook in REVERSED else entries)
 

@@ -7,6 +7,7 @@ closed up; the map between both numberings holds for the whole session and is ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from popproxy.api.views import MaildropEntry, MaildropView
@@ -71,6 +72,11 @@ class Maildrop:
         """The messages that are not hidden so far, with what is announced for them, by the upstream's numbers."""
         return MaildropView(MappingProxyType(self._entries))
 
+    @property
+    def shown(self) -> Mapping[int, MaildropEntry]:
+        """The same by the client's numbers."""
+        return _Shown(self._upstream, self._entries)
+
     def octets(self, number: int) -> int | None:
         """What is announced for the upstream's ``number``; None when it is not there, or none was changed."""
         entry = self._entries.get(number) if self._resized else None
@@ -125,6 +131,27 @@ class Maildrop:
     def _one(self, shown: int) -> MaildropEntry | None:
         number = self.number(shown)
         return None if number is None or number in self._deleted else self._entries[number]
+
+
+class _Shown(Mapping[int, MaildropEntry]):
+    """Entries by the client's numbers, which begin at 1 and have no gaps."""
+
+    __slots__ = ("_entries", "_upstream")
+
+    def __init__(self, upstream: list[int], entries: dict[int, MaildropEntry]) -> None:
+        self._upstream = upstream
+        self._entries = entries
+
+    def __getitem__(self, number: int) -> MaildropEntry:
+        if not 0 < number <= len(self._upstream):
+            raise KeyError(number)
+        return self._entries[self._upstream[number - 1]]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(1, len(self._upstream) + 1))
+
+    def __len__(self) -> int:
+        return len(self._upstream)
 
 
 _NO_MESSAGE = b"-ERR No such message\r\n"

@@ -67,6 +67,7 @@ class Numbering:
         """Another maildrop is open: every number means another message (RFC 1082)."""
         if good:
             self._drop = None
+            self.t.s.view.maildrop = {}
 
     def _reset(self, good: bool) -> None:
         if good and self._drop is not None:
@@ -150,6 +151,7 @@ class Numbering:
                 t.local(lambda: self._counted(command.verb.index, hooks.BROKEN_LINE))
             else:
                 self._drop = drop
+                s.view.maildrop = drop.shown
                 self._through(drop, command, shown, now)
             if not t.answers.reading:
                 t.moved(s.clock())

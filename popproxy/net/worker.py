@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Protocol
 
-from popproxy.api.plugin import HOOKS, overrides
+from popproxy.api.plugin import HOOKS, subscribes
 from popproxy.api.services import Clock, Log, Metrics, Resolver
 from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan
 from popproxy.core.chain import Subscriber
@@ -182,7 +182,7 @@ class Worker:
 
     async def _start_plugin(self, subscriber: Subscriber) -> None:
         name, plugin = subscriber.name, subscriber.plugin
-        self._metrics.hooks(name, [hook for hook in HOOKS if overrides(type(plugin), hook)])
+        self._metrics.hooks(name, [hook for hook in HOOKS if subscribes(plugin, hook)])
         # Noted before it is started: stop() is promised also after a failed start.
         self._started.append(subscriber)
         services = PluginServices(self._log.plugin(name), self._metrics.plugin(name))

@@ -38,6 +38,23 @@ def test_only_what_is_overridden_is_called() -> None:
     assert [entry.awaits for entry in (*chain["on_connect"], *chain["on_command"])] == [True, False]
 
 
+def test_what_an_instance_skips_is_not_called() -> None:
+    class Sometimes(Plugin[PluginConfig]):
+        def __init__(self, config: PluginConfig, *, quiet: bool = False) -> None:
+            super().__init__(config)
+            if quiet:
+                self.skips = frozenset({"on_command"})
+
+        def on_command(self, session: SessionView, command: object) -> None: ...
+
+        def on_connect(self, session: SessionView) -> None: ...
+
+    config = PluginConfig()
+    chain = Chain([Subscriber("a", Sometimes(config)), Subscriber("b", Sometimes(config, quiet=True))])
+    assert [entry.subscriber.name for entry in chain["on_command"]] == ["a"]
+    assert [entry.subscriber.name for entry in chain["on_connect"]] == ["a", "b"]
+
+
 def test_the_empty_chain() -> None:
     chain = Chain()
     assert all(chain[hook] == () for hook in HOOKS)

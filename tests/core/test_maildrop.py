@@ -64,6 +64,16 @@ def test_hidden_messages_leave_no_gap() -> None:
     assert (drop.number(1), drop.number(2), drop.number(3), drop.number(0)) == (1, 3, None, None)
 
 
+def test_what_is_shown_by_the_clients_numbers() -> None:
+    drop = Maildrop(view_of(b"1 10\r\n2 20\r\n5 50\r\n", b"1 a\r\n2 b\r\n5 c\r\n"))
+    drop.hide(frozenset({1}))
+    drop.grow(100)
+    assert dict(drop.shown) == {1: MaildropEntry(2, 120, b"b"), 2: MaildropEntry(5, 150, b"c")}
+    assert len(drop.shown) == 2
+    for number in (0, 3, -1):
+        assert number not in drop.shown
+
+
 def test_sizes_as_announced() -> None:
     drop = Maildrop(view(10, 20))
     drop.resize(1, 15)

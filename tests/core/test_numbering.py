@@ -56,6 +56,16 @@ def test_the_view_is_made_before_the_first_command_that_needs_it(size: int, know
     }  # fmt: skip
 
 
+def test_the_session_knows_its_messages_by_the_clients_numbers() -> None:
+    rig = rig_with(plugin(on_maildrop=hides(2)), opened=OPEN)
+    assert dict(rig.s.view.maildrop) == {}
+    rig.client(b"STAT\r\n").upstream(LIST).upstream(UIDL)
+    shown = rig.s.view.maildrop
+    assert [(number, entry.number, entry.uid) for number, entry in shown.items()] == [(1, 1, b"a"), (2, 3, b"c")]
+    rig.client(b"XTND ARCHIVE x\r\n").upstream(b"+OK\r\n")
+    assert dict(rig.s.view.maildrop) == {}
+
+
 def test_commands_go_upstream_with_the_upstreams_numbers() -> None:
     rig = loaded().client(b"RETR 2\r\nTOP 2 5\r\nDELE 2\r\nRETR 3\r\nLIST 3\r\nXSENDER 1\r\n")
     assert rig.asked() == b"RETR 3\r\nTOP 3 5\r\nDELE 3\r\n"
