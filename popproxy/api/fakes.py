@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import Generic, TypeVar
 
-from popproxy.api.services import Counter
+from popproxy.api.cache import Cache
+from popproxy.api.services import (
+    Body,
+    Counter,
+    FileFailed,
+    HttpReply,
+    LineError,
+    LookupFailed,
+    StreamFailed,
+    Unavailable,
+)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +116,255 @@ class FakeResolver:
         return list(self.names[host])
 
 
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request a plugin made."""
+
+    method: str
+    url: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = field(default=b"", repr=False)
+    unix: str | None = None
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header called ``name`` in any case, or None."""
+        return HttpReply(0, self.headers).header(name)
+
+
+Answering = Callable[[HttpRequest], HttpReply]
+Speaking = Callable[[bytes], bytes]
+
+
+class FakeHttp:
+    """api.Http whose replies a function of the test makes; it may raise HttpFailed. ``requests`` are kept."""
+
+    def __init__(self, answer: Answering | None) -> None:
+        self.answer = answer
+        self.requests: list[HttpRequest] = []
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        body: Body | None = None,
+        timeout: float = 10.0,
+        max_octets: int = 1 << 20,
+        ca_file: str | PathLike[str] | None = None,
+        unix: str | PathLike[str] | None = None,
+        repeatable: bool | None = None,
+    ) -> HttpReply:
+        """See api.Http."""
+        pairs = tuple(headers.items() if isinstance(headers, Mapping) else headers)
+        where = None if unix is None else fspath(unix)
+        request = HttpRequest(method, url, pairs, await _joined(body), where)
+        self.requests.append(request)
+        if self.answer is None:
+            raise AssertionError(f"nobody answers {method} {url}: give play(..., http=function)")
+        return self.answer(request)
+
+
+async def _joined(body: Body | None) -> bytes:
+    if body is None or isinstance(body, bytes):
+        return body or b""
+    if isinstance(body, AsyncIterable):
+        return b"".join([part async for part in body])
+    return b"".join(body)
+
+
+class FakeLookup(Generic[K, V]):
+    """api.Lookup without time-outs: a play has one session and a clock that stands still."""
+
+    def __init__(
+        self,
+        name: str,
+        fetch: Callable[[K], Awaitable[V | None]],
+        counters: Mapping[str, Counter],
+        cache: Cache[K, V],
+    ) -> None:
+        self._name = name
+        self._fetch = fetch
+        self._count = counters
+        self._cache = cache
+
+    async def get(self, key: K) -> V | None:
+        """See api.Lookup."""
+        known = self._cache.get(key)
+        if known is not None:
+            self._count["cached"].inc()
+            return known[0]
+        try:
+            value = await self._fetch(key)
+        except (Unavailable, OSError) as error:
+            self._count["failed"].inc()
+            raise LookupFailed(f"{self._name}: {error}") from error
+        self._count["unknown" if value is None else "found"].inc()
+        self._cache.put(key, value)
+        return value
+
+    def forget(self, key: K) -> None:
+        """See api.Lookup."""
+        self._cache.forget(key)
+
+    def clear(self) -> None:
+        """See api.Lookup."""
+        self._cache.clear()
+
+
+class FakeThreads:
+    """api.Threads that runs everything at once, in the only thread there is. ``calls`` are counted."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """See api.Threads."""
+        self.calls += 1
+        return function(*args)
+
+
+class FakeFile(Generic[T]):
+    """api.WatchedFile on a real file, looked at whenever ``value`` or ``version`` is."""
+
+    def __init__(self, path: Path, parse: Callable[[bytes], T], log: FakeLog, loads: Mapping[str, Counter]) -> None:
+        self._path = path
+        self._parse = parse
+        self._log = log
+        self._loads = loads
+        try:
+            self._data = path.read_bytes()
+            self._value = parse(self._data)
+        except (OSError, ValueError) as error:
+            raise FileFailed(_words(path, error)) from error
+        self._version = 1
+        loads["ok"].inc()
+
+    @property
+    def value(self) -> T:
+        """See api.WatchedFile."""
+        self._look()
+        return self._value
+
+    @property
+    def version(self) -> int:
+        """See api.WatchedFile."""
+        self._look()
+        return self._version
+
+    def _look(self) -> None:
+        try:
+            data = self._path.read_bytes()
+            if data == self._data:
+                return
+            self._data = data
+            self._value = self._parse(data)
+        except (OSError, ValueError) as error:
+            self._loads["failed"].inc()
+            self._log.error("file_broken", path=str(self._path), detail=_words(self._path, error))
+        else:
+            self._version += 1
+            self._loads["ok"].inc()
+
+
+def _words(path: Path, error: Exception) -> str:
+    return f"{path}:{error.line}: {error}" if isinstance(error, LineError) else f"{path}: {error}"
+
+
+class FakeStream:
+    """api.Stream to a function of the test: it gets all that was written before a read, its result is what is read.
+
+    It may raise StreamFailed. ``written`` is kept.
+    """
+
+    def __init__(self, speak: Speaking) -> None:
+        self.written = b""
+        self.closed = False
+        self._speak = speak
+        self._heard = b""
+        self._unread = b""
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """See api.Stream."""
+        if not self._unread and self._heard:
+            heard, self._heard = self._heard, b""
+            self._unread = self._speak(heard)
+        got, self._unread = self._unread[:limit], self._unread[limit:]
+        return got
+
+    async def write(self, data: bytes) -> None:
+        """See api.Stream."""
+        if self.closed:
+            raise StreamFailed("lost", "write: the stream is closed")
+        self.written += data
+        self._heard += data
+
+    async def write_eof(self) -> None:
+        """See api.Stream."""
+
+    async def close(self) -> None:
+        """See api.Stream."""
+        self.closed = True
+
+    async def __aenter__(self) -> FakeStream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.closed = True
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is outside of a play: host names, who answers HTTP, and who speaks at which address of a stream."""
+
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    http: Answering | None = None
+    streams: Mapping[str, Speaking] = field(default_factory=dict[str, Speaking])
+
+
 class FakeServices:
     """api.Services of one plugin under test."""
 
-    def __init__(self, clock: FakeClock, names: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, clock: FakeClock, world: World) -> None:
         self.log = FakeLog()
         self.clock = clock
         self.metrics = FakeMetrics()
-        self.resolver = FakeResolver(names)
+        self.resolver = FakeResolver(world.names)
+        self.http = FakeHttp(world.http)
+        self.threads = FakeThreads()
+        self.streams: list[FakeStream] = []
+        self._world = world
+        self._loads: dict[str, Counter] = {}
+
+    def lookup(
+        self,
+        name: str,
+        fetch: Callable[[K], Awaitable[V | None]],
+        *,
+        timeout: float = 5.0,
+        ttl: float = 60.0,
+        negative_ttl: float = 10.0,
+        size: int = 10_000,
+    ) -> FakeLookup[K, V]:
+        """See api.Services."""
+        counters = self.metrics.counter(
+            f"{name}_lookups", f"Look-ups of {name}", "result", ("cached", "found", "unknown", "failed")
+        )
+        return FakeLookup(name, fetch, counters, Cache(self.clock.monotonic, ttl, negative_ttl, size))
+
+    async def file(self, path: str | PathLike[str], parse: Callable[[bytes], T]) -> FakeFile[T]:
+        """See api.Services."""
+        if not self._loads:
+            self._loads = self.metrics.counter("file_loads", "Files read", "result", ("ok", "failed"))
+        return FakeFile(Path(path), parse, self.log, self._loads)
+
+    async def stream(self, address: str, timeout: float = 10.0) -> FakeStream:
+        """See api.Services."""
+        speak = self._world.streams.get(address)
+        if speak is None:
+            raise StreamFailed("refused", f"nobody is at {address}: give play(..., streams={{{address!r}: function}})")
+        stream = FakeStream(speak)
+        self.streams.append(stream)
+        return stream

@@ -1,9 +1,82 @@
-"""What a plugin is given at start(). All of it belongs to one worker and lives until stop() has returned."""
+"""What a plugin is given at start(). All of it belongs to one worker and lives until stop() has returned.
+
+Whatever reaches outside has a deadline and bounds of its own, and fails with Unavailable: trouble that passes,
+[SYS/TEMP] for a client, never [AUTH]. Let it leave a hook with ``fail = "closed"``, or catch it and refuse.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from types import TracebackType
+from typing import Protocol, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+K_contra = TypeVar("K_contra", bound=Hashable, contravariant=True)
+
+Body = bytes | Iterable[bytes] | AsyncIterable[bytes]
+
+
+class Unavailable(Exception):
+    """Something that was asked cannot answer now. The text names it, and holds nothing of what was asked."""
+
+
+class HttpFailed(Unavailable):
+    """No HTTP reply, or none that can be used.
+
+    ``kind`` is one of ``dns``, ``refused``, ``unreachable``, ``timeout``, ``tls``, ``lost``, ``garbage``,
+    ``too_large``.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class StreamFailed(Unavailable):
+    """A stream could not be made, or it broke. ``kind`` as in HttpFailed."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class LookupFailed(Unavailable):
+    """The source of a look-up is down or slow."""
+
+
+class Busy(Unavailable):
+    """Too much work is waiting for a thread already."""
+
+
+class LineError(ValueError):
+    """What a parser of a watched file raises: line ``line`` (from 1) is wrong, and what to write instead."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+class FileFailed(Exception):
+    """A watched file cannot be used at the start. The text says file, line where known, and what is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """An HTTP reply. ``headers`` in the order they came; values are UTF-8 with surrogate escapes, without CR and LF."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header called ``name`` in any case, or None."""
+        wanted = name.lower()
+        return next((value for known, value in self.headers if known.lower() == wanted), None)
 
 
 class Log(Protocol):
@@ -58,6 +131,100 @@ class Resolver(Protocol):
         ...
 
 
+class Http(Protocol):
+    """HTTP/1.1 client. Connections are kept and used again; redirects, cookies and proxies are not followed."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        body: Body | None = None,
+        timeout: float = 10.0,
+        max_octets: int = 1 << 20,
+        ca_file: str | PathLike[str] | None = None,
+        unix: str | PathLike[str] | None = None,
+        repeatable: bool | None = None,
+    ) -> HttpReply:
+        """One request; any status is a reply. Raises HttpFailed, ValueError for a URL or header that cannot be sent.
+
+        ``timeout`` in seconds is for all of it. A body above ``max_octets`` is ``too_large``; with 0 the body is not
+        read at all. ``https`` is verified against ``ca_file`` (None: the system's store). ``unix`` is the path of the
+        socket to connect to; the URL then gives Host and path only. A kept connection that the peer closed meanwhile
+        is replaced and the request sent again, if it is ``repeatable`` (None: GET, HEAD, PUT, DELETE, OPTIONS are)
+        and its body can be iterated again.
+        """
+        ...
+
+
+class Lookup(Protocol[K_contra, T_co]):
+    """Answers of one source by key: cached, and never asked twice at the same time for one key."""
+
+    async def get(self, key: K_contra) -> T_co | None:
+        """What the source knows of ``key``; None when it knows nothing. Raises LookupFailed when it is down."""
+        ...
+
+    def forget(self, key: K_contra) -> None:
+        """Drop what is cached for ``key``, also the answer that is under way: the next get() asks again."""
+        ...
+
+    def clear(self) -> None:
+        """forget() every key."""
+        ...
+
+
+class Threads(Protocol):
+    """A few threads of the worker, for hashing and for files: what takes time and would stop all sessions."""
+
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """What ``function(*args)`` returns or raises. Raises Busy when too many wait already.
+
+        A function that has begun runs to its end, even when nobody waits for it any more.
+        """
+        ...
+
+
+class WatchedFile(Protocol[T_co]):
+    """A parsed file that follows the one on disk."""
+
+    @property
+    def value(self) -> T_co:
+        """What the newest version that could be parsed holds. It changes between two awaits, never in part."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """1 at the start, one more with every new value."""
+        ...
+
+
+class Stream(Protocol):
+    """A connection of octets, for protocols of a plugin's own. Also an async context manager, which closes it."""
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """What has come, at most ``limit`` octets; ``b""`` at the end. Raises StreamFailed."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send ``data``, waiting while the peer is slow. Raises StreamFailed."""
+        ...
+
+    async def write_eof(self) -> None:
+        """Tell the peer that nothing more is written; reading goes on. Raises StreamFailed."""
+        ...
+
+    async def close(self) -> None:
+        """Close it at once. May be called again."""
+        ...
+
+    async def __aenter__(self) -> Stream: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Services(Protocol):
     """The services of one plugin."""
 
@@ -79,4 +246,47 @@ class Services(Protocol):
     @property
     def resolver(self) -> Resolver:
         """Name look-ups."""
+        ...
+
+    @property
+    def http(self) -> Http:
+        """HTTP requests."""
+        ...
+
+    @property
+    def threads(self) -> Threads:
+        """Work that would block."""
+        ...
+
+    def lookup(
+        self,
+        name: str,
+        fetch: Callable[[K], Awaitable[V | None]],
+        *,
+        timeout: float = 5.0,
+        ttl: float = 60.0,
+        negative_ttl: float = 10.0,
+        size: int = 10_000,
+    ) -> Lookup[K, V]:
+        """Look-ups through ``fetch``, which returns None for a key the source does not know.
+
+        ``fetch`` may take ``timeout`` seconds. An answer is kept for ``ttl`` seconds, "not known" for
+        ``negative_ttl``, 0 keeps nothing; at most ``size`` keys, the one not used for longest goes first. Unavailable,
+        OSError and TimeoutError become LookupFailed and are not kept; any other exception passes. Counted as
+        ``<name>_lookups``, label ``result``: ``cached``, ``found``, ``unknown``, ``failed``.
+        """
+        ...
+
+    async def file(self, path: str | PathLike[str], parse: Callable[[bytes], T]) -> WatchedFile[T]:
+        """``path`` parsed, and parsed again within seconds when it changes on disk.
+
+        ``parse`` runs in a thread and raises ValueError, best a LineError, for content that is wrong. At the start
+        that is FileFailed; later the old value stays, the error is logged as ``file_broken`` and counted as
+        ``file_loads``, label ``result``: ``ok``, ``failed``.
+        """
+        ...
+
+    async def stream(self, address: str, timeout: float = 10.0) -> Stream:
+        """Connect to ``host:port``, ``[v6]:port`` or ``unix:/path``. ``timeout`` in seconds is for the connect and
+        for each read and write. Raises StreamFailed, ValueError for an address of another form."""
         ...

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from popproxy.api.fakes import FakeClock, FakeServices, LogLine
+from popproxy.api.fakes import Answering, FakeClock, FakeServices, LogLine, Speaking, World
 from popproxy.api.played import Options, Peer, Played, PlayedMeter, PlayError, reached, read_options, text_of
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.api.transcript import (
@@ -69,14 +69,17 @@ def play(
     config: Mapping[str, Any] | None = None,
     run: Run | None = None,
     names: Mapping[str, Sequence[str]] | None = None,
+    http: Answering | None = None,
+    streams: Mapping[str, Speaking] | None = None,
     **options: Any,
 ) -> Played:
     """Start the plugins, run ``script``, close both connections, stop the plugins.
 
     A plugin is given made, or as its class: then ``config`` are its options. ``options`` are those of Options.
     Async hooks are driven by hand; one that really waits needs ``run``, which takes a coroutine and returns what it
-    returned (``asyncio.run``). ``names`` are host names for the resolver. Raises PlayError at the first step that
-    does not hold, TranscriptError for a script that cannot be read.
+    returned (``asyncio.run``). ``names`` are host names for the resolver, ``http`` makes an HttpReply of every
+    request, ``streams`` are functions from octets to octets by address; what they raise the plugin meets. Raises
+    PlayError at the first step that does not hold, TranscriptError for a script that cannot be read.
     """
     if isinstance(script, Transcript):
         transcript = script
@@ -84,7 +87,7 @@ def play(
         transcript = load_transcript(script) if isinstance(script, Path) else parse_transcript(script, "<script>")
     made = [_made(plugin, config) for plugin in (plugins if isinstance(plugins, Sequence) else [plugins])]
     set_to = read_options({**options, **transcript.options}, transcript.name)
-    stage = _Stage(made, set_to, run, transcript.name, names or {})
+    stage = _Stage(made, set_to, run, transcript.name, World(names or {}, http, streams or {}))
     try:
         stage.begin()
         stage.run(transcript.steps)
@@ -138,13 +141,13 @@ class _Stage:
         options: Options,
         run: Run | None,
         name: str,
-        names: Mapping[str, Sequence[str]],
+        world: World,
     ) -> None:
         self.options = options
         self.name = name
         self.plugins = plugins
         self.clock = FakeClock()
-        self.services = [FakeServices(self.clock, names) for _ in plugins]
+        self.services = [FakeServices(self.clock, world) for _ in plugins]
         tls = TlsView("TLSv1.3", "TLS_AES_256_GCM_SHA384") if options.tls == "implicit" else None
         view = SessionView("1", options.listener, options.client, 50000, "192.0.2.110", 110, tls)
         self.played = Played(view)

@@ -14,13 +14,12 @@ import itertools
 import secrets
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
-from popproxy.api.services import Clock, Log, Metrics, Resolver
+from popproxy.api.services import Log
 from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan
 from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level
@@ -31,6 +30,7 @@ from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Shared
 from popproxy.net.listener import Listener, bind
 from popproxy.net.selfsigned import ensure_self_signed
+from popproxy.net.services import PluginServices, Pool
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 
 _LAG_SECONDS = 0.1
@@ -57,37 +57,6 @@ class PluginFailed(Exception):
     """A plugin refused to start. The text names it and says why."""
 
 
-class WorkerClock:
-    """api.Clock on the machine's clocks."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
-
-
-class LoopResolver:
-    """api.Resolver on the loop's getaddrinfo, which runs in a thread."""
-
-    async def addresses(self, host: str) -> list[str]:
-        """IPv4 and IPv6 addresses as text. Raises OSError when there is none."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-class PluginServices:
-    """api.Services of one plugin."""
-
-    def __init__(self, log: Log, metrics: Metrics) -> None:
-        self.log: Log = log
-        self.metrics: Metrics = metrics
-        self.clock: Clock = WorkerClock()
-        self.resolver: Resolver = LoopResolver()
-
-
 class Worker:
     """All listeners and sessions of one process, on the running loop."""
 
@@ -100,7 +69,8 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._contexts: dict[TlsPlan, tuple[ssl.SSLContext, list[CertificateFiles]]] = {}
-        self._started: list[Subscriber] = []
+        self._started: list[tuple[Subscriber, PluginServices]] = []
+        self._threads = Pool()
         self._lag: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
         self._numbers = itertools.count(1)
@@ -183,9 +153,9 @@ class Worker:
     async def _start_plugin(self, subscriber: Subscriber) -> None:
         name, plugin = subscriber.name, subscriber.plugin
         self._metrics.hooks(name, [hook for hook in HOOKS if subscribes(plugin, hook)])
+        services = PluginServices(self._log.plugin(name), self._metrics.plugin(name), self._threads, self.spawn)
         # Noted before it is started: stop() is promised also after a failed start.
-        self._started.append(subscriber)
-        services = PluginServices(self._log.plugin(name), self._metrics.plugin(name))
+        self._started.append((subscriber, services))
         error = await self._contained(lambda: plugin.start(services), max(subscriber.deadline, _START_SECONDS))
         if error is not None:
             raise PluginFailed(f"plugin {name} did not start: {type(error).__name__}: {error}") from error
@@ -262,7 +232,10 @@ class Worker:
         # No hook is under way any more when its plugin stops.
         await self._cancel_tasks()
         while self._started:
-            await self._stop_plugin(self._started.pop())
+            subscriber, services = self._started.pop()
+            await self._stop_plugin(subscriber)
+            await services.close()
+        self._threads.close()
         await self._cancel_tasks()
 
     async def _until_empty(self, seconds: float) -> None:
