@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Literal
 
 from popproxy.api.credentials import Credentials
@@ -26,14 +27,23 @@ def _check(verdict: str, **fields: tuple[object, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer ``-ERR [code] text``; nothing goes upstream. ``reason`` is for the log."""
+    """Answer ``-ERR [code] text``; nothing goes upstream. ``reason`` is for the log.
+
+    In on_login only: the answer waits ``delay`` seconds, at most ``timeouts.pre_auth``, and with ``close`` the
+    connection is closed behind it.
+    """
 
     text: str = "Refused by policy"
     code: Code | None = Code.SYS_PERM
     reason: str = ""
+    delay: float = 0.0
+    close: bool = False
 
     def __post_init__(self) -> None:
         _check("Refuse", text=(self.text, str), code=(self.code, Code | None), reason=(self.reason, str))
+        _check("Refuse", delay=(self.delay, int | float), close=(self.close, bool))
+        if not 0 <= self.delay < inf:
+            raise ValueError(f"Refuse: delay={self.delay} is no time to wait")
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,9 +64,9 @@ class SessionView:
     ``user`` is the name the client gave (None before USER or AUTH), ``login`` the name used upstream after a
     successful login. ``server`` is the host and port in use upstream. ``client`` and ``local`` are IP addresses as
     text, or ``unix``. ``phase`` is the RFC 1939 state as a lower-case word. ``messages`` counts messages retrieved.
-    ``maildrop`` holds the messages by the number that the client knows them by, hidden ones left out, with what is
-    announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command that needs
-    message numbers has passed on_command.
+    ``attempt`` is which login attempt this is, 1 at the first. ``maildrop`` holds the messages by the number that
+    the client knows them by, hidden ones left out, with what is announced for them. It is empty when no plugin
+    subscribes to on_maildrop, and until the first command that needs message numbers has passed on_command.
     """
 
     id: str
@@ -83,6 +83,7 @@ class SessionView:
     server: str | None = None
     phase: str = "authorization"
     messages: int = 0
+    attempt: int = 1
     maildrop: Mapping[int, MaildropEntry] = field(default_factory=lambda: _NO_MAILDROP, repr=False)
     slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 

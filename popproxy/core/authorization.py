@@ -373,6 +373,7 @@ class Authorization:
         if self.attempts >= s.plan.limits.auth_attempts:
             s.end("policy", "too many failed logins")
             return
+        s.view.attempt = self.attempts + 1
         self._deadline = s.clock() + s.plan.timeouts.pre_auth
         self.resume()
 

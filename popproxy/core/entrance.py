@@ -38,6 +38,9 @@ REFUSED: dict[Code, tuple[str, str]] = {
 """What a client reads for each code, and how the attempt is counted. The upstream's words go to the log."""
 
 
+_AT_ONCE = Refuse()
+
+
 class Host(Protocol):
     """The session, as far as a login needs it."""
 
@@ -73,6 +76,10 @@ class Host(Protocol):
         """See Session."""
         ...
 
+    def end(self, reason: str, detail: str = "") -> None:
+        """See Session."""
+        ...
+
     def close_upstream(self) -> None:
         """See Session."""
         ...
@@ -97,13 +104,14 @@ class Desk(Protocol):
 class Entrance:
     """The leg upstream of a session that is not logged in."""
 
-    __slots__ = ("_at", "_desk", "_kind", "_leg", "_mechanism", "replay", "s")
+    __slots__ = ("_at", "_desk", "_kind", "_late", "_leg", "_mechanism", "replay", "s")
 
     def __init__(self, session: Host, desk: Desk) -> None:
         self.s = session
         self._desk = desk
         self._leg: Leg | None = None
         self._kind = Kind.LOGIN_TIMEOUT
+        self._late: Callable[[], None] | None = None
         self._mechanism = ""
         self._at = 0.0
         self.replay: list[Command] = []
@@ -125,8 +133,12 @@ class Entrance:
             leg.fail(failure)
 
     def expired(self) -> None:
-        """The upstream did not answer in time."""
-        self.lost(Failure(self._kind, "no answer in time"))
+        """The upstream did not answer in time, or a refusal has waited long enough."""
+        late, self._late = self._late, None
+        if late is not None:
+            late()
+        else:
+            self.lost(Failure(self._kind, "no answer in time"))
 
     def relay(self, command: Command, then: Callable[[Relayed | Failure], None]) -> None:
         """Ask the default upstream; its reply goes to ``then``."""
@@ -266,7 +278,7 @@ class Entrance:
         def then() -> None:
             if refused:
                 reason = refused[0].reason or "refused by a plugin"
-                self._decided(chain, verb, Refusal(refused[0].text, refused[0].code, reason))
+                self._decided(chain, verb, Refusal(refused[0].text, refused[0].code, reason), refused[0])
             else:
                 self._at_upstream(chain, verb, target.keyed(current.user), current)
 
@@ -300,7 +312,9 @@ class Entrance:
 
         self.prepared(target, prepared)
 
-    def _decided(self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn) -> None:
+    def _decided(
+        self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn, how: Refuse = _AT_ONCE
+    ) -> None:
         """on_login_result, then the reply. Promise 4: a login that failed leaves no leg behind."""
         s = self.s
         if isinstance(outcome, Refusal):
@@ -328,7 +342,7 @@ class Entrance:
 
         def then() -> None:
             if isinstance(outcome, Refusal):
-                self._turned_away(verb, reply, outcome)
+                self._turned_away(verb, reply, outcome, how)
             elif broken:
                 refusal = Refusal(broken[0].text, broken[0].code, broken[0].reason)
                 self._turned_away(verb, refusal.line(), refusal)
@@ -355,17 +369,29 @@ class Entrance:
         known = s.knowledge.get(leg.target.place)
         s.transact(known is not None and b"PIPELINING" in known, self._desk.rest())
 
-    def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal) -> None:
+    def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal, how: Refuse = _AT_ONCE) -> None:
         s = self.s
         result = REFUSED[refusal.code][1] if refusal.code is not None else "policy"
         s.meter.auth(self._mechanism, result, s.clock() - self._at)
         s.count(verb.index, DENIED if result == "policy" else ERR)
         code = None if refusal.code is None else refusal.code.value.decode("ascii")
         s.note("info", "login_failed", code=code, reason=refusal.reason, mechanism=self._mechanism)
-        s.to_client.append(reply)
         self.drop()
-        s.enter(Phase.AUTHORIZATION)
-        self._desk.turned_away()
+
+        def say() -> None:
+            s.to_client.append(reply)
+            s.enter(Phase.AUTHORIZATION)
+            if how.close:
+                s.end("policy", refusal.reason)
+            else:
+                self._desk.turned_away()
+
+        if how.delay:
+            # The session's own deadline: whoever waits costs no task, and one who goes away leaves nothing behind.
+            self._late = say
+            s.deadline = s.clock() + min(how.delay, s.plan.timeouts.pre_auth)
+        else:
+            say()
 
 
 def shown(name: str) -> str:
