@@ -56,5 +56,6 @@ REASONS: tuple[str, ...] = (
     "shutdown",
     "protocol_error",
     "tls",
+    "internal_error",
 )
 """Why a session ended."""

@@ -213,9 +213,11 @@ def test_an_unknown_state_comes_and_goes(seen: Seen) -> None:
 def test_session_end(seen: Seen) -> None:
     seen.meter.session_end("streaming", "client_reset", 7.0)
     seen.meter.session_end("closed", "boredom", 9000.0)
+    seen.meter.session_end("update", "internal_error", 0.0)
     assert seen("sessions_total", listener="pop3", state="transaction", reason="client_reset") == 1
     assert seen("sessions_total", listener="pop3", state="_other", reason="_other") == 1
-    assert seen("session_duration_seconds_bucket", listener="pop3", le="15.0") == 1
+    assert seen("sessions_total", listener="pop3", state="update", reason="internal_error") == 1
+    assert seen("session_duration_seconds_bucket", listener="pop3", le="15.0") == 2
     assert seen("session_duration_seconds_sum", listener="pop3") == 9007
 
 
