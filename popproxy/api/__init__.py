@@ -67,6 +67,7 @@ from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import Command, parse
 from popproxy.wire.errors import Code
 from popproxy.wire.sasl import Verifier
+from popproxy.wire.sasl.saslprep import saslprep
 
 __all__ = [
     "Answer",
@@ -140,4 +141,5 @@ __all__ = [
     "WatchedFile",
     "bounded_pattern",
     "parse",
+    "saslprep",
 ]
