@@ -8,6 +8,7 @@ only is read as the end of the header by some clients (RFC 5322 section 3.2.2 fo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 FIELD = "X-Popproxy-Padding"
 LEAST_GROWTH = 48
@@ -16,6 +17,8 @@ LEAST_GROWTH = 48
 _OPENING = FIELD.encode() + b": "
 _LINE = 78
 _FILL = b"-"
+_BLANK = b" " * 76 + b"\r\n"
+_PIECE = 800
 _FIRST = re.compile(rb"(?:From |[ \t])[^\n]*+\n(?:[ \t][^\n]*+\n)*+")
 
 
@@ -43,6 +46,45 @@ def begun(sent: int) -> bytes:
     if sent == 0:
         return _OPENING + _FILL
     return _FILL if sent < LEAST_GROWTH - 2 else b""
+
+
+def followed_by_blanks(message: bytes, octets: int) -> Iterator[bytes]:
+    """``message`` with blank lines behind it, ``octets`` in all, in pieces that stand in memory one at a time.
+
+    A last line without CRLF gets one. ValueError when the message is larger, or when it is empty and ``octets`` is 1:
+    a blank line has 2 at least.
+    """
+    check_size(message, octets)
+    return _blanks(message, octets)
+
+
+def check_size(message: bytes, octets: int) -> None:
+    """Raises ValueError when followed_by_blanks cannot do it."""
+    size = len(message) + (2 if message and not message.endswith(b"\r\n") else 0)
+    if octets < size:
+        raise ValueError(f"the message has {size} octets, more than octets={octets}")
+    if not message and octets == 1:
+        raise ValueError("octets=1: an empty message cannot be made one octet long")
+
+
+def _blanks(message: bytes, octets: int) -> Iterator[bytes]:
+    if message and not message.endswith(b"\r\n"):
+        message += b"\r\n"
+    left = octets - len(message)
+    if left == 1:
+        yield message[:-2] + b" \r\n"
+        return
+    yield message
+    lines, rest = divmod(left, len(_BLANK))
+    if rest == 1:
+        # One octet is no line: two lines share what is left.
+        lines, rest = lines - 1, 0
+        yield _BLANK[1:] + b"\r\n"
+    while lines > 0:
+        yield _BLANK * min(lines, _PIECE)
+        lines -= _PIECE
+    if rest:
+        yield _BLANK[-rest:]
 
 
 def on_top(message: bytes, field: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from popproxy.api.credentials import Credentials
 from popproxy.api.header import Header
-from popproxy.api.padding import LEAST_GROWTH
+from popproxy.api.padding import LEAST_GROWTH, check_size
 from popproxy.wire.commands import Command
 from popproxy.wire.errors import Code
 from popproxy.wire.sasl import Verifier
@@ -189,12 +189,19 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Send ``message`` (plain octets with CRLF line ends) instead of the one retrieved."""
+    """Send ``message`` (plain octets with CRLF line ends) instead of the one retrieved.
+
+    With ``octets`` blank lines behind it make it exactly as large: ``octets=message.octets`` keeps what LIST has said.
+    ValueError when it has more; then leave ``octets`` out, or say less.
+    """
 
     message: bytes
+    octets: int | None = None
 
     def __post_init__(self) -> None:
-        _check("Replace", message=(self.message, bytes))
+        _check("Replace", message=(self.message, bytes), octets=(self.octets, int | None))
+        if self.octets is not None:
+            check_size(self.message, self.octets)
 
 
 ConnectVerdict = Refuse | None

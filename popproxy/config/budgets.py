@@ -45,6 +45,11 @@ class Timeouts(Model):
     hook: Duration = Field(
         default=_T.hook, description="One call of an async hook of a plugin, unless its table has a `deadline`."
     )
+    keepalive: Duration = Field(
+        default=_T.keepalive,
+        description="While a plugin looks at a whole message: between two signs of life for the client, a few octets "
+        "of the header that comes first in any case.",
+    )
 
 
 class Limits(Model):

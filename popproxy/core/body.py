@@ -6,7 +6,7 @@ error may still be answered; afterwards the only honest end is to close the conn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from popproxy.api.bodies import BodyFilter, HeaderFilter
@@ -90,7 +90,7 @@ class FilterStage:
     can go on as if the filter were not there, but for the ``growth`` that was announced for it.
     """
 
-    __slots__ = ("_entry", "_filter", "_kept", "_report", "_size", "_started", "growth", "through")
+    __slots__ = ("_early", "_entry", "_filter", "_kept", "_report", "_size", "_started", "growth", "through")
 
     def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
         self._entry = entry
@@ -99,6 +99,7 @@ class FilterStage:
         self._kept: list[bytes] = []
         self._size = 0
         self._started = False
+        self._early = b""
         self.growth = filter.growth
         """By how many octets it makes the message longer, whatever happens."""
         self.through = False
@@ -138,6 +139,19 @@ class FilterStage:
             return self._failed(error)
         return out
 
+    def early(self) -> bytes:
+        """Octets that the filter lets go before it is fed. Raises FilterFailed."""
+        if self._filter is None:
+            return b""
+        try:
+            out = self._filter.early()
+            if not isinstance(out, bytes):
+                raise TypeError(f"early() returned {type(out).__name__}, not bytes")
+        except CONTAINED as error:
+            return self._failed(error)
+        self._early += out
+        return out
+
     @property
     def plugin(self) -> str:
         """The plugin's name in the config."""
@@ -156,12 +170,42 @@ class FilterStage:
 
     def _failed(self, error: BaseException) -> bytes:
         self._report(self._entry, error)
-        if self._entry.subscriber.fail is Fail.CLOSED or self._started or self._size > KEPT:
+        field = padding(self.growth) if self.growth else b""
+        closed = self._entry.subscriber.fail is Fail.CLOSED
+        if closed or self._started or self._size > KEPT or not field.startswith(self._early):
             raise FilterFailed(self._entry.subscriber.name) from error
         self._filter = None
         self.through = True
         kept, self._kept = b"".join(self._kept), []
-        return on_top(kept, padding(self.growth)) if self.growth else kept
+        return field[len(self._early) :] + kept if self._early else on_top(kept, field)
+
+
+class Stage(Protocol):
+    """What a message passes on its way to the client: a FilterStage, or one of ours. See FilterStage."""
+
+    through: bool
+    growth: int
+
+    @property
+    def plugin(self) -> str:
+        """Name of the plugin, empty for one of ours."""
+        ...
+
+    def early(self) -> bytes:
+        """See FilterStage."""
+        ...
+
+    def feed(self, chunk: bytes) -> bytes:
+        """See FilterStage."""
+        ...
+
+    def finish(self) -> bytes:
+        """See FilterStage."""
+        ...
+
+    def absorb(self, octets: int) -> None:
+        """See FilterStage."""
+        ...
 
 
 _FIRST_PIECE = 8192
@@ -170,7 +214,7 @@ _FIRST_PIECE = 8192
 class Filtered:
     """Un-stuff > filters > stuff. The status line goes out with the first octets that the filters give on."""
 
-    def __init__(self, head: bytes, stages: list[FilterStage]) -> None:
+    def __init__(self, head: bytes, stages: Sequence[Stage]) -> None:
         self.untouched = True
         self.through = False
         """Whether no filter changes what follows: it may pass as it travels, without this sink."""
@@ -180,7 +224,7 @@ class Filtered:
         self._stuff = Stuffer()
         self._fed = self._given = b"\r\n"
 
-    def stage(self, plugin: str) -> FilterStage | None:
+    def stage(self, plugin: str) -> Stage | None:
         """The plugin's stage."""
         return next((stage for stage in self._stages if stage.plugin == plugin), None)
 
@@ -221,6 +265,17 @@ class Filtered:
         done = chunk[-1] != 0x2E and _line_state(self._fed) == _line_state(self._given)
         self.through = done and all(stage.through for stage in self._stages)
         return self._out(self._stuff.feed(data))
+
+    def early(self) -> bytes:
+        """What may go out before the first ``feed``, of the outermost filter that has any. Raises FilterFailed."""
+        for place in reversed(range(len(self._stages))):
+            data = self._stages[place].early()
+            for stage in self._stages[place + 1 :]:
+                data = stage.feed(data) if data else b""
+            if data:
+                self._given = (self._given + data[-2:])[-2:]
+                return self._out(self._stuff.feed(data))
+        return b""
 
     def finish(self) -> bytes:
         """What the filters held back, and the terminator. Raises FilterFailed."""

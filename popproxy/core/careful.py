@@ -222,7 +222,7 @@ class Careful:
         s = t.s
         sink: Sink | None = None
         if pending.sent.verb.name in (b"RETR", b"TOP"):
-            found = stages(t, pending.shown)
+            found = stages(t, pending.shown, pending.sent)
             wanted = None if found is None else wanting(t, pending.shown)
             if found is None or wanted is None:
                 s.to_client.append(hooks.BROKEN_LINE)

@@ -64,3 +64,5 @@ class Timeouts:
     """The upstream's answer to QUIT: UPDATE may take minutes."""
     hook: float = 10.0
     """One call of an async hook."""
+    keepalive: float = 15.0
+    """Between two signs of life for a client that waits for on_message (``BodyFilter.early``)."""

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from popproxy.api.header import Header, header_end
+from popproxy.api.padding import check_size, followed_by_blanks
 from popproxy.api.verdicts import Edit, Refuse, Replace
-from popproxy.core.body import Filtered, FilterStage
+from popproxy.core.body import Filtered, FilterFailed, Stage
 from popproxy.core.chain import Entry
 from popproxy.core.lies import Lie
 from popproxy.core.limits import Limits
@@ -27,7 +28,7 @@ HEADER_LIMIT = 256 << 10
 class Spooled:
     """A sink that keeps the message until on_message has judged it. ``overflowed`` when it is too large for that.
 
-    Raises OSError when the spool does. ``untouched`` stays true: nothing goes out while it is the sink.
+    Raises OSError when the spool does. ``untouched`` stays true while it is fed: nothing goes out then.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Spooled:
         self._unstuff = Unstuffer()
         self._whole = 0
         self._header: bytes | None = None
-        self._replaced: bytes | None = None
-        self._refused: Refuse | None = None
+        self._replaced: Replace | None = None
+        self.refused: Refuse | None = None
+        self._failed: FilterFailed | None = None
         self._made: Outlet | None = None
-        self._absorbed: list[tuple[FilterStage, int]] = []
+        self._absorbed: list[tuple[Stage, int]] = []
 
     @property
     def view(self) -> SpooledView:
@@ -81,11 +83,17 @@ class Spooled:
             self._whole, self._header = whole, made
             return False
         if isinstance(verdict, Replace):
+            if verdict.octets is not None:
+                # Looked at again: what was forged must fail here, not when octets are out.
+                try:
+                    check_size(verdict.message, verdict.octets)
+                except (TypeError, ValueError) as error:
+                    raise Lie(f"Replace: {error}") from error
             for stage, octets in self._absorbed:
                 stage.absorb(-octets)
-            self._replaced = verdict.message
+            self._replaced = verdict
         else:
-            self._refused = verdict
+            self.refused = verdict
         return True
 
     def _absorb(self, entry: Entry, octets: int) -> None:
@@ -99,6 +107,19 @@ class Spooled:
     def begun(self) -> bool:
         """Whether something of the reply was given out."""
         return self._made is not None and self._made.begun
+
+    @property
+    def filtered(self) -> bool:
+        """Whether there is a filter that may have something early."""
+        return self._filtered is not None
+
+    def early(self) -> bytes:
+        """A sign of life for the client, while on_message is awaited. A filter that fails at it fails the message."""
+        try:
+            return self._outlet().early() if self._failed is None else b""
+        except FilterFailed as failed:
+            self._failed = failed
+            return b""
 
     def continued(self) -> Continued:
         """The sink for what is still to come of a message that passes unseen."""
@@ -114,8 +135,10 @@ class Spooled:
 
     def decided(self) -> Iterator[bytes]:
         """The reply as judged, terminator included."""
-        if self._refused is not None:
-            yield err(self._refused.text, None if self._refused.code is None else self._refused.code.value)
+        if self._failed is not None:
+            raise self._failed
+        if self.refused is not None:
+            yield err(self.refused.text, None if self.refused.code is None else self.refused.code.value)
             return
         outlet = self._outlet()
         for chunk in self._content():
@@ -126,7 +149,8 @@ class Spooled:
 
     def _content(self) -> Iterator[bytes]:
         if self._replaced is not None:
-            yield self._replaced
+            message, octets = self._replaced.message, self._replaced.octets
+            yield from (message,) if octets is None else followed_by_blanks(message, octets)
             return
         if self._header is not None:
             yield self._header
@@ -151,6 +175,12 @@ class Outlet:
     def feed_plain(self, chunk: bytes) -> bytes:
         """More of the message. A filter that fails raises FilterFailed."""
         return self._out(self._stuff.feed(chunk))
+
+    def early(self) -> bytes:
+        """What the filters let go before they are fed. Raises FilterFailed."""
+        out = b"" if self._filtered is None else self._filtered.early()
+        self.begun = self.begun or bool(out)
+        return out
 
     def finish(self) -> bytes:
         """The end of the reply."""

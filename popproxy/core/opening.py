@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.plugin import Fail
 from popproxy.core import hooks
-from popproxy.core.body import FilterStage
+from popproxy.core.body import FilterStage, Stage
 from popproxy.core.chain import Entry
+from popproxy.core.cut import Cut
 from popproxy.core.lies import check, check_growth
 from popproxy.wire.commands import Command
 
@@ -16,14 +17,15 @@ if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
 
 
-def stages(t: Transaction, command: Command) -> list[FilterStage] | None:
+def stages(t: Transaction, command: Command, sent: Command) -> list[Stage] | None:
     """The filters for the message that follows ``command``; None when a closed plugin failed to give one.
 
-    A plugin that announced a growth and gives no filter gets one that does nothing but grow (promise 9).
+    A plugin that announced a growth and gives no filter gets one that does nothing but grow (promise 9). Where a
+    plugin has ``sent`` RETR for TOP the last one cuts.
     """
     growth = t.growth
     openers = {entry.subscriber.name: entry for entry in t.chain["open_body"]}
-    found: list[FilterStage] = []
+    found: list[Stage] = []
     for subscriber in reversed(t.chain.subscribers):
         octets = growth.of(subscriber.name)
         entry = openers.get(subscriber.name)
@@ -39,6 +41,8 @@ def stages(t: Transaction, command: Command) -> list[FilterStage] | None:
         if made is not None:
             entry = entry or Entry(subscriber, "open_body", subscriber.plugin.open_body, False)
             found.append(FilterStage(entry, made, lambda entry, error: hooks.report(t.s, entry, error)))
+    if command.verb.name == b"TOP" and sent.verb.name == b"RETR":
+        found.append(Cut(int(command.arguments[1])))
     return found
 
 

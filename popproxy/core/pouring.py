@@ -6,6 +6,7 @@ A message is poured when on_message has judged it, or when it turned out too lar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import TYPE_CHECKING
 
 from popproxy.api.plugin import Fail
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 
 class Pouring:
-    """At most one message at a time; ``source`` makes its pieces."""
+    """At most one message at a time; ``source`` makes its pieces. ``alive`` is when the client, who waits for
+    on_message, is due a sign of life."""
 
-    __slots__ = ("_spooled", "a", "source")
+    __slots__ = ("_spooled", "a", "alive", "source")
 
     def __init__(self, answers: Answers) -> None:
         self.a = answers
         self.source: Iterator[bytes] | None = None
+        self.alive = inf
         self._spooled: Spooled | None = None
 
     def spool(
@@ -66,6 +69,7 @@ class Pouring:
             return
 
         def then() -> None:
+            self.alive = inf
             waited = a.careful.returned()
             self._decided(sink, t.s.clock())
             if waited:
@@ -73,8 +77,23 @@ class Pouring:
 
         if not hooks.call(t.s, sink.entries, lambda: (t.s.view, sink.command, sink.view), sink.use, then):
             a.careful.wait(True)
+            if sink.filtered:
+                self.alive = now + t.s.plan.timeouts.keepalive
+
+    def keep_alive(self, now: float) -> None:
+        """on_message takes long: the client gets a few octets of what comes first in any case, if a filter has any."""
+        s = self.a.t.s
+        octets = b"" if self._spooled is None else self._spooled.early()
+        if octets:
+            s.to_client.append(octets)
+        self.alive = now + s.plan.timeouts.keepalive
 
     def _decided(self, sink: Spooled, now: float) -> None:
+        if sink.refused is not None and sink.begun:
+            # Its beginning is out: an error now would be read as its text, and its end must not be invented.
+            reason = sink.refused.reason or sink.refused.text
+            self.a.t.s.end("policy", f"a message was refused when its beginning was out: {reason}")
+            return
         self.a.streamed(now)
         self._begin(sink.decided())
 

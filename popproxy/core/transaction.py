@@ -130,6 +130,10 @@ class Transaction:
         """The deadline passed: who was to move?"""
         if self.s.blocked or self.answers.pouring:
             self.s.end("client_stalled", "the client took nothing in time")
+        elif self.answers.careful.waiting:
+            now = self.s.clock()
+            self.answers.pours.keep_alive(now)
+            self.clocked(now)
         elif self.flight:
             self.answers.too_late()
         else:
@@ -168,7 +172,7 @@ class Transaction:
         if s.blocked or a.paused or a.pours.source is not None:
             s.deadline = now + self.idle
         elif a.careful.waiting:
-            s.deadline = inf
+            s.deadline = a.pours.alive
         elif self.flight:
             s.deadline = now + self.patience
         else:
@@ -323,18 +327,22 @@ class Transaction:
         """Send ``command``; ``after`` hears whether it was answered ``+OK``. Nothing passes a ``barrier``."""
         verb = command.verb
         quits, uploads = verb.name == b"QUIT", verb.framing is Framing.UPLOAD
+        cut = verb.name == b"RETR" and shown.verb.name == b"TOP"
+        # The client looked into a message; that RETR was sent for it is our affair.
+        index = shown.verb.index if cut else verb.index
         looked_at = (
             self.chain["on_reply"]
             or (verb.name in (b"RETR", b"TOP") and self._edits())
             or (self.growth.total and verb.name in SIZED)
+            or cut
         )
         if verb.name == b"CAPA":
             entry = careful_entry(command, shown, now, self.answers.careful.capabilities)
         elif after is not None or quits or uploads or looked_at:
             pending = Pending(command, shown, None, after, quits, uploads, barrier or quits or uploads)
-            entry = (CAREFUL, verb.index, now, pending)
+            entry = (CAREFUL, index, now, pending)
         else:
-            entry = (MULTI if command.multiline else SINGLE, verb.index, now, None)
+            entry = (MULTI if command.multiline else SINGLE, index, now, None)
         self.queue(command.line, entry)
         if quits:
             self.s.deaf = True

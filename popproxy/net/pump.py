@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -24,16 +24,15 @@ from popproxy.core.effects import (
     Effect,
     Note,
     Outcome,
-    Returned,
     SecureClient,
     SecureUpstream,
 )
 from popproxy.core.failures import Failure, Kind
-from popproxy.core.hooks import CONTAINED
 from popproxy.core.phases import Phase
 from popproxy.core.session import Session
 from popproxy.net.dialer import tls_failure
 from popproxy.net.farewell import Farewell
+from popproxy.net.hooktasks import HookTasks
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
 from popproxy.net.upstreamside import WRITE_HIGH, UpstreamSide
@@ -55,6 +54,7 @@ class Pump(asyncio.Protocol):
         "_client_reading",
         "_dialing",
         "_flushed",
+        "_hooks",
         "_invited",
         "_phase",
         "_side",
@@ -80,6 +80,7 @@ class Pump(asyncio.Protocol):
         self._upgrade: Upgrade | None = None
         self._side: UpstreamSide | None = None
         self._dialing: asyncio.Task[None] | None = None
+        self._hooks = HookTasks(front.spawn, self.done)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._client_reading = True
@@ -236,6 +237,8 @@ class Pump(asyncio.Protocol):
     def _enter(self, phase: Phase) -> None:
         self.front.meter.session_state(self._phase.word, phase.word)
         self._phase = phase
+        if phase is Phase.CLOSED:
+            self._hooks.cancel()
 
     def _count_octets(self) -> None:
         s = self.session
@@ -272,7 +275,7 @@ class Pump(asyncio.Protocol):
         elif isinstance(effect, CloseClient):
             self._close_client()
         elif isinstance(effect, Await):
-            self.front.spawn(self._await(effect))
+            self._hooks.begin(effect)
         elif isinstance(effect, SecureClient):
             self._secure_client(effect)
         elif isinstance(effect, SecureUpstream) and self._side is not None:
@@ -293,19 +296,6 @@ class Pump(asyncio.Protocol):
         side.open(dialer, outcome)
         self.done(effect.id, Dialed(outcome.name, outcome.secure))
         side.attach()
-
-    async def _await(self, effect: Await) -> None:
-        """Await a hook, but never longer than its deadline, even when it will not be cancelled."""
-        task = self.front.spawn(_returned(effect.awaitable))
-        await asyncio.wait({task}, timeout=effect.entry.subscriber.deadline)
-        if not task.done():
-            task.cancel()
-            outcome = Returned(error=TimeoutError())
-        elif task.cancelled():
-            outcome = Returned(error=RuntimeError("the hook was cancelled"))
-        else:
-            outcome = task.result()
-        self.done(effect.id, outcome)
 
     def _secure_client(self, effect: SecureClient) -> None:
         """TLS on the client's leg, when the reply to STLS has left the buffer."""
@@ -388,11 +378,3 @@ class Pump(asyncio.Protocol):
             self._enter(Phase.CLOSED)
         self._count_octets()
         self.front.finished(self)
-
-
-async def _returned(awaitable: Awaitable[Any]) -> Returned:
-    """How a hook ended. SystemExit is an error like others: a plugin does not end the process."""
-    try:
-        return Returned(await awaitable)
-    except CONTAINED as error:
-        return Returned(error=error)

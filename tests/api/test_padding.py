@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.api import Header
-from popproxy.api.padding import FIELD, LEAST_GROWTH, begun, on_top, padding
+from popproxy.api import Header, Replace
+from popproxy.api.padding import FIELD, LEAST_GROWTH, begun, followed_by_blanks, on_top, padding
 
 SIZES = st.one_of(st.integers(LEAST_GROWTH, 400), st.integers(LEAST_GROWTH, 100_000))
 
@@ -61,3 +61,39 @@ def test_a_padding_may_begin_before_its_size_is_known(octets: int) -> None:
 )
 def test_where_it_goes(message: bytes, place: int) -> None:
     assert on_top(message, b"F: -\r\n") == message[:place] + b"F: -\r\n" + message[place:]
+
+
+@pytest.mark.parametrize("message", [b"", b"\r\n", b"a: b\r\n\r\nbody\r\n", b"no end"])
+def test_promise_9_blank_lines_make_a_message_exactly_as_large(message: bytes) -> None:
+    whole = message if not message or message.endswith(b"\r\n") else message + b"\r\n"
+    for octets in (*range(len(whole), len(whole) + 400), 78 * 800 + len(whole), 78 * 801 + 1 + len(whole), 500_003):
+        if octets == 1:
+            continue
+        pieces = list(followed_by_blanks(message, octets))
+        out = b"".join(pieces)
+        assert len(out) == octets
+        assert max(map(len, pieces)) <= max(65536, len(whole))
+        assert out == b"" or out.endswith(b"\r\n")
+        Replace(message, octets)
+        if octets == len(whole) + 1:
+            assert out == whole[:-2] + b" \r\n"
+            continue
+        assert out.startswith(whole)
+        lines = out[len(whole) :].split(b"\r\n")
+        assert all(line.strip(b" ") == b"" and len(line) <= 76 for line in lines)
+
+
+@pytest.mark.parametrize(("message", "octets"), [(b"abc\r\n", 4), (b"abc", 4), (b"", 1), (b"", -1), (b"x", 0)])
+def test_a_message_that_has_more(message: bytes, octets: int) -> None:
+    with pytest.raises(ValueError, match=f"octets={octets}"):
+        followed_by_blanks(message, octets)
+    with pytest.raises(ValueError, match=f"octets={octets}"):
+        Replace(message, octets)
+
+
+def test_a_large_size_stands_in_memory_piece_by_piece() -> None:
+    count = 0
+    for piece in followed_by_blanks(b"gone\r\n", 1 << 30):
+        assert len(piece) <= 65536
+        count += len(piece)
+    assert count == 1 << 30

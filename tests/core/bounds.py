@@ -28,7 +28,7 @@ def held(session: Session) -> int:
         total += sum(map(len, sink._parts))
     filtered = sink._filtered if isinstance(sink, Spooled) else sink
     if isinstance(filtered, Filtered):
-        total += sum(len(part) for entry in filtered._stages for part in entry._kept)
+        total += sum(len(part) for entry in filtered._stages for part in getattr(entry, "_kept", ()))
     return total
 
 

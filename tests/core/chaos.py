@@ -18,7 +18,9 @@ from popproxy.api import (
     Code,
     Edit,
     Fail,
+    Grow,
     Hangup,
+    HeaderFilter,
     Hide,
     Password,
     Refuse,
@@ -93,6 +95,13 @@ class Halves(BodyFilter):
         return self.kept
 
 
+class Early(HeaderFilter):
+    """Says something before it is fed, and breaks at every other header."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda header: header.add("\0" if b"x" in bytes(header) else "X-Tag", "y"), growth=80)
+
+
 class Breaks(BodyFilter):
     """Raises at an x, holds a y back, steps aside at a z."""
 
@@ -113,6 +122,10 @@ def third_time() -> Callable[..., Any]:
             raise ValueError("every third time")
 
     return hook
+
+
+def top_as_retr(session: object, command: Any) -> Rewrite | None:
+    return Rewrite(parse(b"RETR %d" % command.message)) if command.name == "TOP" else None
 
 
 def lie(*_: object) -> Any:
@@ -137,7 +150,21 @@ PLUGINS: list[Callable[[Fail], list[Any]]] = [
             on_message=third_time(),
         )
     ],
-    lambda fail: [plugin(fail, on_capabilities=lie, on_command=lie, on_reply=lie, on_maildrop=lie, on_message=lie)],
+    lambda fail: [
+        plugin(fail, growth=lambda *_: 64),
+        plugin(fail, growth=lambda *_: 80, on_message=waits, open_body=lambda *_: Early()),
+        plugin(fail, growth=third_time(), wants_message=third_time(), on_message=lambda *_: Edit([("X", "y")])),
+    ],
+    lambda fail: [
+        plugin(fail, on_maildrop=lambda *_: Grow(100)),
+        plugin(fail, on_command=top_as_retr, open_body=lambda *_: Breaks()),
+    ],
+    lambda fail: [
+        plugin(
+            fail, on_capabilities=lie, growth=lie, on_command=lie, on_reply=lie, on_maildrop=lie, wants_message=lie,
+            on_message=lie,
+        )
+    ],
 ]  # fmt: skip
 
 PLAIN = base64.b64encode(b"\0joe\0" + SECRET)
@@ -164,6 +191,7 @@ VERDICTS: list[Any] = [
     Answer(True, body=b".x"), Route("other"), Route("nowhere"),
     Route(None, Password("ann", SECRET)), Rewrite(parse(b"NOOP")), Hangup(),
     Rewrite(parse(b"QUIT")), Hide(frozenset({2})), Sizes({1: 5}), Edit([("A", "b")], ["X*"]), Replace(b"new"),
+    Grow(64), Replace(b"n", 90),
     Capabilities(), 5,
 ]  # fmt: skip
 FAILURES = [Failure(kind, "drawn") for kind in Kind]

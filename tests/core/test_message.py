@@ -94,6 +94,23 @@ def test_replace_ends_the_chain_and_gets_its_last_line_end() -> None:
     assert decided(sink) == HEAD + b"..new\r\n.\r\n"
 
 
+def test_promise_9_a_replacement_as_large_as_what_it_replaces() -> None:
+    for octets in range(6, 300):
+        out = decided(spooled(MESSAGE), Replace(b".new", octets))
+        assert out.startswith(HEAD + b"..new") and out.endswith(b"\r\n.\r\n")
+        assert len(out) == len(HEAD) + octets + 1 + 3
+
+
+@pytest.mark.parametrize("octets", [3, "9"])
+def test_promise_7_a_forged_replacement(octets: Any) -> None:
+    forged = Replace(b"new\r\n")
+    object.__setattr__(forged, "octets", octets)
+    sink = spooled(MESSAGE)
+    with pytest.raises(Lie, match="Replace"):
+        sink.use(ENTRY, forged)
+    assert decided(sink) == HEAD + stuff(MESSAGE)
+
+
 def test_refuse() -> None:
     assert decided(spooled(MESSAGE), Refuse("virus", Code.SYS_PERM)) == b"-ERR [SYS/PERM] virus\r\n"
     assert decided(spooled(MESSAGE), Refuse("virus", None)) == b"-ERR virus\r\n"

@@ -8,6 +8,7 @@ import pytest
 
 from popproxy.api.testing import play
 from popproxy.api.transcript import Transcript, load_transcript
+from tests.core import contentplugins
 
 SCRIPTS = [load_transcript(path) for path in sorted((Path(__file__).parents[1] / "scripts").glob("*.pop3"))]
 
@@ -33,7 +34,15 @@ def test_script(transcript: Transcript, pieces: str) -> None:
     assert not played.errors
 
 
+@pytest.mark.parametrize("pieces", ["whole", "octets"])
+@pytest.mark.parametrize("transcript", contentplugins.SCRIPTS, ids=stem)
+def test_script_with_plugins(transcript: Transcript, pieces: str) -> None:
+    played = play(contentplugins.PLUGINS[stem(transcript)], transcript, pieces=pieces)
+    assert not played.errors
+
+
 def test_there_are_scripts() -> None:
+    assert {stem(transcript) for transcript in contentplugins.SCRIPTS} == set(contentplugins.PLUGINS)
     assert len(SCRIPTS) >= 80
     numbers = {stem(transcript).split("_")[1] for transcript in SCRIPTS if stem(transcript).startswith("edge_")}
     assert numbers == {f"{number:02}" for number in range(1, 16)}

@@ -12,14 +12,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from popproxy.api import Plugin, PluginConfig
 from popproxy.api.played import Options, read_options
 from popproxy.api.testing import _plan
 from popproxy.api.transcript import Event, Expect, Leg, Match, Send, Step, Transcript, load_transcript
 from popproxy.config.plan import Plan
 from popproxy.wire.capabilities import Capabilities
+from tests.core import contentplugins
 from tests.net.running import Proxy, Setup, both_loops, plan_of
 from tests.net.upstream import PATIENCE
 
@@ -155,9 +158,11 @@ def cut(sock: socket.socket) -> None:
     sock.close()
 
 
-def plan_for(options: Options, port: int, loop: str, directory: Path) -> Plan:
+def plan_for(
+    options: Options, port: int, loop: str, directory: Path, plugins: Sequence[Plugin[Any]] = ()
+) -> Plan:
     plan = plan_of(Setup([f"pop3+clear://127.0.0.1:{port}"], loop=loop), directory)
-    session = replace(_plan(options, []), listener="main")
+    session = replace(_plan(options, plugins), listener="main")
     listener = replace(plan.listeners[0], session=session)
     main = plan.upstreams["main"]
     upstreams = {name: replace(main, name=name, policy=session.upstreams[name]) for name in options.upstreams}
@@ -174,10 +179,23 @@ def plan_for(options: Options, port: int, loop: str, directory: Path) -> Plan:
 @both_loops
 @pytest.mark.parametrize("transcript", PLAYED)
 def test_script(transcript: Transcript, loop: str, tmp_path: Path) -> None:
+    run_script(transcript, loop, tmp_path)
+
+
+@both_loops
+@pytest.mark.parametrize("transcript", contentplugins.SCRIPTS, ids=lambda transcript: Path(transcript.name).stem)
+def test_script_with_plugins(transcript: Transcript, loop: str, tmp_path: Path) -> None:
+    plugins = contentplugins.PLUGINS[Path(transcript.name).stem]
+    run_script(transcript, loop, tmp_path, [plugin(PluginConfig()) for plugin in plugins])
+
+
+def run_script(transcript: Transcript, loop: str, tmp_path: Path, plugins: Sequence[Plugin[Any]] = ()) -> None:
+    """Play it between two sockets, the proxy between them."""
     options = options_of(transcript)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
-        proxy = Proxy(plan_for(options, listener.getsockname()[1], loop, tmp_path), loop, tmp_path / "log.json")
+        plan = plan_for(options, listener.getsockname()[1], loop, tmp_path, plugins)
+        proxy = Proxy(plan, loop, tmp_path / "log.json")
         proxy.start()
         try:
             front = proxy.worker.fronts[0]
