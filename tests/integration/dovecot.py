@@ -42,6 +42,7 @@ log_path = /dev/stderr
 auth_mechanisms = plain login
 auth_verbose = yes
 auth_failure_delay = 0
+auth_master_user_separator = *
 mail_max_userip_connections = 1000
 first_valid_uid = 1
 pop3_uidl_format = %08Xu%08Xv
@@ -76,6 +77,12 @@ ssl_key = <{base}/key.pem
 mail_location = maildir:{base}/mail/%u
 passdb {{
   driver = passwd-file
+  args = scheme=plain username_format=%u {base}/masters
+  master = yes
+  result_success = continue
+}}
+passdb {{
+  driver = passwd-file
   args = scheme=plain username_format=%u {base}/users
 }}
 userdb {{
@@ -103,6 +110,14 @@ ssl_server_cert_file = {base}/cert.pem
 ssl_server_key_file = {base}/key.pem
 mail_driver = maildir
 mail_path = {base}/mail/%{{user}}
+passdb masters {{
+  driver = passwd-file
+  master = yes
+  result_success = continue
+  default_password_scheme = plain
+  auth_username_format = %{{user}}
+  passwd_file_path = {base}/masters
+}}
 passdb passwd-file {{
   default_password_scheme = plain
   auth_username_format = %{{user}}
@@ -134,6 +149,9 @@ class Dovecot:
     def __init__(self, base: Path, daemon: Daemon, port: int, port_tls: int, owner: tuple[int, int]) -> None:
         self.base, self.daemon, self.port, self.port_tls = base, daemon, port, port_tls
         self._owner = owner
+        self.master = Account("overseer", b"dove-master-secret")
+        """Logs in as anybody: ``user*overseer``, or with the user as authorization identity."""
+        (base / "masters").write_bytes(_entry(self.master))
         self._numbers = itertools.count(1)
         self._ready = [Account(f"reader{number}", b"dove-secret-%d" % number) for number in range(ACCOUNTS, 0, -1)]
         with (base / "users").open("wb") as users:
