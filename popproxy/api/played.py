@@ -35,6 +35,10 @@ class Options:
     """Capabilities the upstream is already known to have, so that it is not asked; ``none`` when it has no CAPA."""
     upstreams: tuple[str, ...] = ("main",)
     """Names a Route may lead to; the first is the default."""
+    servers: int = 1
+    """How many servers each upstream has: with several a login may be tried again at the next."""
+    sticky: bool = False
+    """Whether the user's name decides which of them."""
     logged_in: bool = False
     """Begin behind a login of ``user`` with ``password``, which both peers do by themselves."""
     user: str = "joe"
@@ -84,6 +88,8 @@ class Played:
     """Mechanism and result of each attempt."""
     routes: list[Route] = field(default_factory=list[Route])
     """Where each connection upstream was to lead: ``credentials`` is None, ``key`` is what sticky balancing gets."""
+    judged: list[str] = field(default_factory=list[str])
+    """What each connection upstream showed of its server: empty when it serves, else the kind of its fault."""
     commands: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Answered commands by verb and outcome."""
     summary: SessionSummary | None = None
@@ -151,6 +157,8 @@ def read_options(given: Mapping[str, Any], name: str) -> Options:
             if value not in ("yes", "no"):
                 raise PlayError(f"{name}: option {key}: {value!r}; write yes or no")
             values[key] = value == "yes"
+        elif isinstance(default, int) and not isinstance(default, bool):
+            values[key] = int(value)
         elif isinstance(value, str) and not isinstance(default, str):
             values[key] = () if value == "none" else tuple(part.strip() for part in value.split(","))
         else:

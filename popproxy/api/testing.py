@@ -39,6 +39,7 @@ from popproxy.core.effects import (
     Dial,
     Dialed,
     Effect,
+    Judge,
     Note,
     Returned,
     SecureClient,
@@ -111,6 +112,7 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
         subscribers.append(Subscriber(name, plugin, Fail(options.fail) if options.fail else type(plugin).fail))
     verbs = [verb.split() for verb in options.verbs]
     policy: Any = {"mechanism": options.mechanism, "initial_response": options.initial_response}
+    policy |= {"servers": options.servers, "sticky": options.sticky}
     tls: Any = options.tls
     upstream_tls: Any = options.upstream_tls
     return SessionPlan(
@@ -367,6 +369,8 @@ class _Stage:
             self.upstream.open = False
             self._pending.pop(Dial, None)
             self._pending.pop(SecureUpstream, None)
+        elif isinstance(effect, Judge):
+            self.played.judged.append("" if effect.failure is None else effect.failure.kind.value)
         elif isinstance(effect, Await):
             awaitable: Any = effect.awaitable
             try:

@@ -76,7 +76,7 @@ def upstreams(tables: Mapping[str, Upstream], fronts: Mapping[int, Listener], re
     for name, table in tables.items():
         path = ("upstream", name)
         seen: set[str] = set()
-        for place, server in enumerate(table.servers):
+        for place, server in enumerate(table.group):
             if server.url in seen:
                 report.problem((*path, "servers", place), f"{server.url} is written twice", "leave one out")
             seen.add(server.url)
@@ -87,6 +87,7 @@ def upstreams(tables: Mapping[str, Upstream], fronts: Mapping[int, Listener], re
                     "write the mail server's own address and port",
                 )
         _upstream_tls(path, table, report)
+        _balance(path, table, report)
         if table.client_certificate is not None:
             _certificate((*path, "client_certificate"), table.client_certificate, report)
         if table.ca_file is not None:
@@ -108,8 +109,9 @@ def _same(server: Server, bind: Bind) -> bool:
 
 
 def _upstream_tls(path: KeyPath, table: Upstream, report: Report) -> None:
-    clear = [server for server in table.servers if server.tls == "off"]
-    if clear and len(clear) < len(table.servers):
+    servers = table.group
+    clear = [server for server in servers if server.tls == "off"]
+    if clear and len(clear) < len(servers):
         report.problem(
             (*path, "servers"),
             "mixes servers with and without TLS, so that chance decides whether passwords travel in clear",
@@ -120,17 +122,32 @@ def _upstream_tls(path: KeyPath, table: Upstream, report: Report) -> None:
             (*path, "servers"), "passwords travel in clear to this upstream", "write pop3s:// or pop3:// if it has TLS"
         )
     for key in ("ca_file", "server_name", "client_certificate"):
-        if len(clear) == len(table.servers) and getattr(table, key) is not None:
+        if len(clear) == len(servers) and getattr(table, key) is not None:
             report.problem((*path, key), "has no effect without TLS", "leave it out, or write pop3s:// or pop3:// URLs")
     if not table.verify:
         if table.ca_file is not None:
             report.problem((*path, "ca_file"), "has no effect with verify = false", "leave one of the two out")
-        if len(clear) < len(table.servers):
+        if len(clear) < len(servers):
             report.warn(
                 (*path, "verify"),
                 "the server's certificate is not verified: whoever is in between can read passwords",
                 'write ca_file = "..." with the certificate that signed it',
             )
+
+
+def _balance(path: KeyPath, table: Upstream, report: Report) -> None:
+    """What is set and decides nothing."""
+    if len(table.servers) == 1 and table.balance != "first":
+        report.warn((*path, "balance"), "decides nothing: there is one server", "add servers, or leave it out")
+    for place, server in enumerate(table.servers):
+        if server.weight != 1 and table.balance == "first":
+            report.warn(
+                (*path, "servers", place, "weight"),
+                'decides nothing with balance = "first"',
+                'write balance = "round_robin", "least_sessions" or "sticky"',
+            )
+    if table.health.longest < table.health.backoff:
+        report.problem((*path, "health", "longest"), "is shorter than backoff", "write at least as long")
 
 
 def _near(servers: Sequence[Server]) -> bool:

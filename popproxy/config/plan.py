@@ -31,6 +31,7 @@ __all__ = [
     "AdminPlan",
     "Bind",
     "CertificatePlan",
+    "HealthPlan",
     "ListenerPlan",
     "LogPlan",
     "Plan",
@@ -79,11 +80,22 @@ class ListenerPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthPlan:
+    """When a server is out of rotation: ``fall`` and ``rise`` are counts, the others seconds."""
+
+    fall: int = 3
+    rise: int = 1
+    backoff: float = 1.0
+    longest: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamPlan:
     """An upstream. Each of ``servers`` says its own TLS; ``policy.tls`` is ``implicit`` or ``off`` when all do,
     else ``starttls``: required on every connection on which TLS is not on already.
 
-    ``ca_file`` None is the system's store; ``server_name`` None is each server's host.
+    ``ca_file`` None is the system's store; ``server_name`` None is each server's host. ``max_sessions`` 0 is no
+    bound; ``queue`` logins wait for a place, each ``queue_timeout`` seconds.
     """
 
     name: str
@@ -93,6 +105,11 @@ class UpstreamPlan:
     verify: bool
     server_name: str | None
     client_certificate: CertificatePlan | None
+    balance: Literal["first", "round_robin", "least_sessions", "sticky"] = "first"
+    max_sessions: int = 0
+    queue: int = 0
+    queue_timeout: float = 5.0
+    health: HealthPlan = HealthPlan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,16 +201,28 @@ def _certificate(certificate: Certificate) -> CertificatePlan:
 
 
 def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
-    kinds = {server.tls for server in upstream.servers}
-    tls: LegTls = kinds.pop() if len(kinds) == 1 else "starttls"
+    servers, health = upstream.group, upstream.health
+    kinds = {server.tls for server in servers}
     return UpstreamPlan(
         name=name,
-        servers=upstream.servers,
-        policy=UpstreamPolicy(name, tls, upstream.mechanism, upstream.initial_response),
+        servers=servers,
+        policy=UpstreamPolicy(
+            name,
+            kinds.pop() if len(kinds) == 1 else "starttls",
+            upstream.mechanism,
+            upstream.initial_response,
+            servers=len(servers),
+            sticky=upstream.balance == "sticky" and len(servers) > 1,
+        ),
         ca_file=upstream.ca_file,
         verify=upstream.verify,
         server_name=upstream.server_name,
         client_certificate=_certificate(upstream.client_certificate) if upstream.client_certificate else None,
+        balance=upstream.balance,
+        max_sessions=upstream.max_sessions or 0,
+        queue=upstream.queue,
+        queue_timeout=upstream.queue_timeout,
+        health=HealthPlan(health.fall, health.rise, health.backoff, health.longest),
     )
 
 

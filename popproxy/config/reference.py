@@ -85,7 +85,8 @@ def with_reference(page: str, use: str) -> str:
 def _tables(node: dict[str, Any]) -> list[str]:
     """Names of the models that ``node`` holds."""
     named = list(node.get("patternProperties", {}).values())
-    inside = [node, node.get("items", {}), *named, *node.get("anyOf", [])]
+    items = node.get("items", {})
+    inside = [node, items, *items.get("anyOf", []), *named, *node.get("anyOf", [])]
     return [part["$ref"].rpartition("/")[2] for part in inside if "$ref" in part]
 
 
@@ -144,6 +145,8 @@ def _kind(node: dict[str, Any], definitions: dict[str, Any]) -> str:
         return "table"
     if node.get("type") == "array":
         inner = node.get("items", {})
+        if "anyOf" in inner:
+            return "list of " + " or ".join(f"{_kind(choice, definitions)}s" for choice in inner["anyOf"])
         return f"list of {_kind(inner, definitions)}s" if "enum" not in inner else "list of strings"
     return str(node.get("type", "any")).replace("integer", "whole number")
 

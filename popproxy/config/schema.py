@@ -58,8 +58,18 @@ servers = ["pop3s://mail1.example.com", "pop3://mail2.example.com"]
 # initial_response = "never"                             # AUTH in two steps, for servers that need it
 # client_certificate = { cert = "/etc/popproxy/proxy.pem", key = "/etc/popproxy/proxy.key" }
 
+# A group: the users of the archive are spread over three servers, each user always on the same one.
 [upstream.archive]
-servers = ["pop3s://archive.example.com:995"]
+servers = [
+  "pop3s://archive1.example.com",
+  "pop3s://archive2.example.com:995",
+  { url = "pop3s://archive3.example.com", weight = 2, max_sessions = 500 },
+]
+balance = "sticky"                   # or "first", "round_robin", "least_sessions"
+max_sessions = 1000                  # logins beyond wait for a place: at most so many, at most so long
+queue = 100
+queue_timeout = "5s"
+health = { fall = 3, rise = 1, backoff = "1s", longest = "30s" }
 
 # Plugins, in the order in which requests pass them. Keys other than use, name, when, fail and deadline are the
 # plugin's own. Secrets of plugins: { file = "..." }, { env = "NAME" } or { credential = "NAME" }.

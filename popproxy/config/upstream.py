@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from popproxy.config.listener import Certificate
 from popproxy.config.problems import Wrong
-from popproxy.config.urls import ServerUrl, parse_server
-from popproxy.config.values import Many, Model, ReadableFile, shown
+from popproxy.config.urls import Server, ServerUrl, parse_server
+from popproxy.config.values import Duration, Many, Model, ReadableFile, shown
 
 
 def _server_name(value: object) -> str:
@@ -25,16 +26,89 @@ def _server_name(value: object) -> str:
 HostName = Annotated[str, PlainValidator(_server_name), WithJsonSchema({"type": "string", "format": "hostname"})]
 
 
+class GroupServer(Model):
+    """A server with what sets it apart from its neighbours. One that nothing sets apart is written as its URL."""
+
+    url: ServerUrl = Field(examples=["pop3s://mail1.example.com"], description="Its URL.")
+    weight: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        examples=[2],
+        description="Its share of the users or logins, in proportion to the weights of the others.",
+    )
+    max_sessions: int | None = Field(
+        default=None,
+        ge=1,
+        examples=[500],
+        description="Sessions it gets at once from this process. Without it, as many as come.",
+    )
+
+
+def _entry(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+ServerEntry = Annotated[GroupServer, BeforeValidator(_entry, json_schema_input_type=ServerUrl | GroupServer)]
+
+
+class Health(Model):
+    """When a server is out of rotation and how it comes back. What counts against it: no connection, no TLS, no
+    greeting in time, a fault before the login, no answer to the login, `[SYS/TEMP]` as the answer."""
+
+    fall: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Faults in a row that take it out. Several of one user's logins count once.",
+    )
+    rise: int = Field(default=1, ge=1, le=1000, description="Trials in a row that bring it back.")
+    backoff: Duration = Field(
+        default=1.0,
+        examples=["1s"],
+        description="From there to the first login that may try it again, one at a time; twice as long after each "
+        "trial that fails. When no server is in rotation, one login at a time tries without waiting.",
+    )
+    longest: Duration = Field(default=30.0, examples=["30s"], description="The longest that waiting becomes.")
+
+
 class Upstream(Model):
     """A POP3 server, or several with the same maildrops. Write one `[upstream.NAME]` table for each."""
 
-    servers: Many[ServerUrl] = Field(
+    servers: Many[ServerEntry] = Field(
         min_length=1,
-        examples=[["pop3s://mail.example.com"], ["pop3://mail1.example.com", "pop3://mail2.example.com:1110"]],
-        description="URLs, tried in order. `pop3s://` (or `pops://`): TLS from the first octet, port 995. `pop3://` "
-        "(or `pop://`): STLS is required, port 110. `pop3+clear://`: no TLS at all, port 110. An upstream is either "
-        "all TLS or all clear.",
+        examples=[
+            ["pop3s://mail.example.com"],
+            ["pop3://mail1.example.com", {"url": "pop3://mail2.example.com:1110", "weight": 2}],
+        ],
+        description="URLs, or tables with a URL and more. `pop3s://` (or `pops://`): TLS from the first octet, port "
+        "995. `pop3://` (or `pop://`): STLS is required, port 110. `pop3+clear://`: no TLS at all, port 110. An "
+        "upstream is either all TLS or all clear.",
     )
+    balance: Literal["first", "round_robin", "least_sessions", "sticky"] = Field(
+        default="first",
+        description="Which server gets a login. `first`: the first in the list that works. `round_robin`: in turn, by "
+        "weight. `least_sessions`: the one with the fewest sessions of this process for its weight. `sticky`: each "
+        "user has a server (by weight), the same in every process and on every machine; only a dead server's users "
+        "move.",
+    )
+    max_sessions: int | None = Field(
+        default=None,
+        ge=1,
+        examples=[2000],
+        description="Sessions all servers together get at once from this process. Without it, as many as come.",
+    )
+    queue: int = Field(
+        default=100,
+        ge=0,
+        le=100_000,
+        description="Logins that may wait for a place when `max_sessions` are reached; further ones get "
+        "`-ERR [SYS/TEMP]`.",
+    )
+    queue_timeout: Duration = Field(
+        default=5.0, examples=["5s"], description="How long a login waits for a place before it gets `-ERR [SYS/TEMP]`."
+    )
+    health: Health = Field(default_factory=Health, description="When a server is out of rotation.")
     ca_file: ReadableFile | None = Field(
         default=None,
         examples=["/etc/popproxy/upstream-ca.pem"],
@@ -65,3 +139,10 @@ class Upstream(Model):
         examples=[{"cert": "/etc/popproxy/proxy.pem", "key": "/etc/popproxy/proxy.key"}],
         description="Certificate the proxy shows to the server.",
     )
+
+    @property
+    def group(self) -> tuple[Server, ...]:
+        """The servers with what is set for each."""
+        return tuple(
+            replace(entry.url, weight=entry.weight, max_sessions=entry.max_sessions or 0) for entry in self.servers
+        )

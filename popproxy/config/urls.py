@@ -36,12 +36,17 @@ _NUMERIC = re.compile(r"[\d.]+")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server of an upstream. ``host`` is a name or an address without brackets; ``url`` is normalized."""
+    """One server of an upstream. ``host`` is a name or an address without brackets; ``url`` is normalized.
+
+    ``weight`` is its share in balancing, ``max_sessions`` how many it gets at once, 0 for no bound.
+    """
 
     host: str
     port: int
     tls: LegTls
     url: str
+    weight: int = 1
+    max_sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,13 @@ Level = Literal["debug", "info", "warning", "error"]
 class Dial:
     """Connect to a server of ``target``, TLS included when its URL says so. Outcome: Dialed or Failure.
 
-    ``avoid``: servers, named as Dialed has them, that were tried for this login and failed.
+    ``avoid``: servers, named as Dialed has them, that were tried for this login and failed, the last one by ``why``.
     """
 
     id: int
     target: Target
     avoid: tuple[str, ...] = ()
+    why: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,17 @@ class Dialed:
 
     server: str
     secure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What this session's last Dialed has shown: it serves (None), or it does not. Comes before the CloseUpstream.
+
+    ``who`` is the login that showed it, None when nothing of the client's had been said yet.
+    """
+
+    failure: Failure | None
+    who: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +100,5 @@ class Note:
     error: BaseException | None = field(default=None, compare=False)
 
 
-Effect = Dial | SecureClient | SecureUpstream | Await | CloseClient | CloseUpstream | Note
+Effect = Dial | Judge | SecureClient | SecureUpstream | Await | CloseClient | CloseUpstream | Note
 Outcome = Dialed | TlsView | Returned | Failure | None

@@ -1,27 +1,26 @@
 """From complete credentials to a logged-in upstream, and what must be asked of an upstream before that.
 
-Only one leg exists at a time. It may be opened early (CAPA that nobody knows yet, UTF8, LANG) and is then used for
-the login if the route leads there; otherwise it is closed, and what the client was promised on it is asked again.
+The leg (core/approach.py) may be opened early (CAPA that nobody knows yet, UTF8, LANG) and is then used for the login
+if the route leads there; otherwise it is closed, and what the client was promised on it is asked again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from popproxy.api.credentials import Credentials
 from popproxy.api.verdicts import Refuse
-from popproxy.api.views import LoginResult, SessionView
+from popproxy.api.views import LoginResult
 from popproxy.core import hooks
+from popproxy.core.approach import Approach, Desk, Host
 from popproxy.core.chain import Chain, Entry
-from popproxy.core.effects import Dial, Dialed, Effect, Level, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Leg, LoggedIn, LoginRefused, Relayed, Result
 from popproxy.core.lies import Lie
-from popproxy.core.login import CAPA, Knowledge, log_in, prepare, relay
-from popproxy.core.meter import DENIED, ERR, OK, SessionMeter
+from popproxy.core.login import log_in, relay
+from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.core.phases import Phase
-from popproxy.core.plan import SessionPlan
 from popproxy.core.target import Target
 from popproxy.wire.commands import Command, Verb
 from popproxy.wire.errors import Code, Refusal
@@ -37,100 +36,19 @@ REFUSED: dict[Code, tuple[str, str]] = {
 }
 """What a client reads for each code, and how the attempt is counted. The upstream's words go to the log."""
 
-
 _AT_ONCE = Refuse()
 
 
-class Host(Protocol):
-    """The session, as far as a login needs it."""
+class Entrance(Approach):
+    """The way in of a session that is not logged in."""
 
-    plan: SessionPlan
-    view: SessionView
-    meter: SessionMeter
-    knowledge: Knowledge
-    clock: Callable[[], float]
-    to_client: list[bytes]
-    to_upstream: list[bytes]
-    effects: list[Effect]
-    deadline: float
-    upstream_open: bool
-    user: str | None
-
-    def ask(self, answer: Callable[[Any], None]) -> int:
-        """See Session."""
-        ...
-
-    def enter(self, phase: Phase) -> None:
-        """See Session."""
-        ...
-
-    def transact(self, pipelining: bool, rest: bytes) -> None:
-        """See Session."""
-        ...
-
-    def note(self, level: Level, event: str, **fields: object) -> None:
-        """See Session."""
-        ...
-
-    def count(self, verb: int, outcome: int, times: int = 1) -> None:
-        """See Session."""
-        ...
-
-    def end(self, reason: str, detail: str = "") -> None:
-        """See Session."""
-        ...
-
-    def close_upstream(self) -> None:
-        """See Session."""
-        ...
-
-
-class Desk(Protocol):
-    """Who sent the client here."""
-
-    def suspend(self) -> None:
-        """Let the client wait."""
-        ...
-
-    def turned_away(self) -> None:
-        """The login failed and was answered."""
-        ...
-
-    def rest(self) -> bytes:
-        """What the client sent behind its login."""
-        ...
-
-
-class Entrance:
-    """The leg upstream of a session that is not logged in."""
-
-    __slots__ = ("_at", "_desk", "_kind", "_late", "_leg", "_mechanism", "replay", "s")
+    __slots__ = ("_at", "_late", "_mechanism")
 
     def __init__(self, session: Host, desk: Desk) -> None:
-        self.s = session
-        self._desk = desk
-        self._leg: Leg | None = None
-        self._kind = Kind.LOGIN_TIMEOUT
+        super().__init__(session, desk)
         self._late: Callable[[], None] | None = None
         self._mechanism = ""
         self._at = 0.0
-        self.replay: list[Command] = []
-        """Commands the client was told ``+OK`` for: whatever leg is used must have accepted them."""
-
-    def data(self, data: bytes) -> None:
-        """Octets from upstream."""
-        leg = self._leg
-        if leg is not None:
-            leg.data(data)
-            if leg is self._leg and leg.unasked:
-                self.lost(Failure(Kind.UNASKED, "octets that nobody asked for"))
-
-    def lost(self, failure: Failure) -> None:
-        """The upstream is lost: whoever waits for it hears of it; an idle leg is only forgotten."""
-        leg, self._leg = self._leg, None
-        if leg is not None:
-            self.s.close_upstream()
-            leg.fail(failure)
 
     def expired(self) -> None:
         """The upstream did not answer in time, or a refusal has waited long enough."""
@@ -138,7 +56,7 @@ class Entrance:
         if late is not None:
             late()
         else:
-            self.lost(Failure(self._kind, "no answer in time"))
+            super().expired()
 
     def relay(self, command: Command, then: Callable[[Relayed | Failure], None]) -> None:
         """Ask the default upstream; its reply goes to ``then``."""
@@ -158,93 +76,10 @@ class Entrance:
             if self._leg is None:
                 then(failure or Failure(Kind.LOST, "lost"))
             else:
+                self._leg.used = True
                 self._leg.run(relay(command, s.plan.timeouts), relayed)
 
         self.prepared(Target(s.plan.default_upstream), prepared)
-
-    def prepared(self, target: Target, then: Callable[[Failure | None], None]) -> None:
-        """Have a leg to ``target``: greeted, under TLS as its URL asks, its capabilities known."""
-        there = self._leg.target if self._leg is not None else None
-        if there is not None and there.place == target.place:
-            then(None)
-            return
-        self.drop()
-        self._dial(target, True, then)
-
-    def drop(self) -> None:
-        """Close the leg, if there is one, without a word to whoever might wait for it."""
-        if self._leg is not None:
-            self._leg = None
-            self.s.close_upstream()
-
-    def forget(self) -> None:
-        """Nothing was said upstream on the client's behalf: STLS puts the session back to its beginning."""
-        self.replay = []
-        self.drop()
-
-    def _dial(self, target: Target, ask: bool, then: Callable[[Failure | None], None]) -> None:
-        s = self.s
-
-        def dialed(outcome: Dialed | Failure) -> None:
-            if isinstance(outcome, Failure):
-                self._log(outcome)
-                then(outcome)
-                return
-            s.upstream_open = True
-            s.view.server = outcome.server
-            leg = Leg(target, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
-            policy = s.plan.upstreams[target.upstream]
-
-            def opened(result: Result) -> None:
-                hung_up = isinstance(result, Failure) and result.kind in (Kind.LOST, Kind.RESET)
-                if ask and hung_up and leg.said is not None and leg.said.data == CAPA:
-                    # RFC 2449 is younger than some servers: they hang up on CAPA. Once more, without it.
-                    self._leg = None
-                    self._dial(target, False, then)
-                else:
-                    self._replay(result, 0, then)
-
-            self._leg = leg
-            ready = prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts, ask, target)
-            leg.run(ready, opened)
-
-        self._desk.suspend()
-        s.effects.append(Dial(s.ask(dialed), target))
-
-    def _replay(self, result: Result, place: int, then: Callable[[Failure | None], None]) -> None:
-        if isinstance(result, Relayed) and not result.ok:
-            result = Failure(Kind.PROTOCOL, f"refused {self.replay[place - 1].name}, which was accepted before")
-        if isinstance(result, Failure) or self._leg is None:
-            failure = result if isinstance(result, Failure) else Failure(Kind.LOST, "lost")
-            self.drop()
-            self._log(failure)
-            then(failure)
-        elif place < len(self.replay):
-            dialogue = relay(self.replay[place], self.s.plan.timeouts)
-            self._leg.run(dialogue, lambda more: self._replay(more, place + 1, then))
-        else:
-            then(None)
-
-    def _secure(self) -> None:
-        leg = self._leg
-
-        def secured(outcome: Failure | None) -> None:
-            # The leg may be lost meanwhile, and another one in its place.
-            if leg is not None and leg is self._leg:
-                if outcome is not None:
-                    self.lost(outcome)
-                else:
-                    leg.secured()
-
-        self._desk.suspend()
-        self.s.effects.append(SecureUpstream(self.s.ask(secured)))
-
-    def _wait(self, seconds: float, kind: Kind) -> None:
-        self._kind = kind
-        self.s.deadline = self.s.clock() + seconds
-
-    def _log(self, failure: Failure) -> None:
-        self.s.note(failure.rule.level, "upstream_failed", kind=failure.kind.value, detail=failure.detail)
 
     def login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         """Credentials are complete: on_login, then upstream. The desk is suspended until it is decided."""
@@ -288,27 +123,34 @@ class Entrance:
         s = self.s
         s.view.upstream = target.upstream
 
-        def finished(result: Result) -> None:
+        def finished(leg: Leg, result: Result) -> None:
             if isinstance(result, LoggedIn):
+                self._judge(leg, None)
                 s.view.login = shown(credentials.user)
                 self._decided(chain, verb, result)
             elif isinstance(result, LoginRefused):
+                away = result.code is Code.SYS_TEMP
+                self._judge(leg, Failure(Kind.TEMPORARY, result.reason) if away else None)
                 text = REFUSED[result.code][0]
                 self._decided(chain, verb, Refusal(text, result.code, f"upstream: {result.reason}"))
             else:
                 failure = result if isinstance(result, Failure) else Failure(Kind.INTERNAL, "no reply")
-                self._log(failure)
-                self._decided(chain, verb, failure.refusal())
+                if not self._elsewhere(leg, failure, prepared):
+                    self._log(failure)
+                    self._decided(chain, verb, failure.refusal())
 
         def prepared(failure: Failure | None) -> None:
-            if self._leg is None:
+            leg = self._leg
+            if leg is None:
                 self._decided(chain, verb, (failure or Failure(Kind.LOST, "lost")).refusal())
                 return
             policy = s.plan.upstreams[target.upstream]
             # RPOP stands in for PASS (RFC 1081); every other verb logs in with what its credentials are.
             password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
             known = s.knowledge.get(target.place)
-            self._leg.run(log_in(policy, credentials, known, s.plan.timeouts, password_verb), finished)
+            leg.used = True
+            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb)
+            leg.run(dialogue, lambda result: finished(leg, result))
 
         self.prepared(target, prepared)
 

@@ -1,7 +1,7 @@
 """One table of what can go wrong upstream, and what each fault means.
 
-Law: trouble upstream is never [AUTH]; a client that was already answered gets no second answer; ``retry`` says
-whether another server may be tried while the client has not been answered.
+Law: trouble upstream is never [AUTH]; a client that was already answered gets no second answer; another server is
+tried only while the client has not been answered and the first one cannot have used its credentials.
 """
 
 from __future__ import annotations
@@ -33,15 +33,21 @@ class Kind(Enum):
     OVERLONG = "overlong"
     UNASKED = "unasked"
     CREDENTIALS = "credentials"
+    TEMPORARY = "temporary"
     BUSY = "busy"
+    DOWN = "down"
     INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a fault means: whether another server may be tried, how loud the log is, how the session ended."""
+    """What a fault means. ``retry``: another server may be tried, for this one did nothing. ``early``: another one may
+    be tried if this one was told no secret of the client's. ``health``: it speaks against the server's health. Then how
+    loud the log is, and how the session ended."""
 
     retry: bool
+    early: bool
+    health: bool
     level: Literal["warning", "error"]
     ends: str
 
@@ -50,25 +56,27 @@ _UNAVAILABLE = "Mail server not available, try again later"
 _IMPOSSIBLE = "Login is not possible"
 _R = Rule
 RULES: dict[Kind, Rule] = {
-    Kind.DNS: _R(True, "error", "upstream_error"),
-    Kind.REFUSED: _R(True, "error", "upstream_error"),
-    Kind.CONNECT_TIMEOUT: _R(True, "error", "upstream_timeout"),
-    Kind.UNREACHABLE: _R(True, "error", "upstream_error"),
-    Kind.TLS: _R(True, "error", "upstream_error"),
-    Kind.NO_STLS: _R(True, "error", "upstream_error"),
-    Kind.GREETING: _R(True, "error", "upstream_error"),
-    Kind.GREETING_TIMEOUT: _R(True, "error", "upstream_timeout"),
-    Kind.LOGIN_TIMEOUT: _R(False, "error", "upstream_timeout"),
-    Kind.COMMAND_TIMEOUT: _R(False, "warning", "upstream_timeout"),
-    Kind.UPDATE_TIMEOUT: _R(False, "warning", "upstream_timeout"),
-    Kind.LOST: _R(False, "warning", "upstream_eof"),
-    Kind.RESET: _R(False, "warning", "upstream_eof"),
-    Kind.PROTOCOL: _R(False, "error", "upstream_error"),
-    Kind.OVERLONG: _R(False, "error", "upstream_error"),
-    Kind.UNASKED: _R(False, "error", "upstream_error"),
-    Kind.CREDENTIALS: _R(False, "error", "upstream_error"),
-    Kind.BUSY: _R(True, "warning", "upstream_error"),
-    Kind.INTERNAL: _R(False, "error", "upstream_error"),
+    Kind.DNS: _R(True, True, True, "error", "upstream_error"),
+    Kind.REFUSED: _R(True, True, True, "error", "upstream_error"),
+    Kind.CONNECT_TIMEOUT: _R(True, True, True, "error", "upstream_timeout"),
+    Kind.UNREACHABLE: _R(True, True, True, "error", "upstream_error"),
+    Kind.TLS: _R(True, True, True, "error", "upstream_error"),
+    Kind.NO_STLS: _R(True, True, True, "error", "upstream_error"),
+    Kind.GREETING: _R(True, True, True, "error", "upstream_error"),
+    Kind.GREETING_TIMEOUT: _R(True, True, True, "error", "upstream_timeout"),
+    Kind.LOGIN_TIMEOUT: _R(False, True, True, "error", "upstream_timeout"),
+    Kind.COMMAND_TIMEOUT: _R(False, False, False, "warning", "upstream_timeout"),
+    Kind.UPDATE_TIMEOUT: _R(False, False, False, "warning", "upstream_timeout"),
+    Kind.LOST: _R(False, True, True, "warning", "upstream_eof"),
+    Kind.RESET: _R(False, True, True, "warning", "upstream_eof"),
+    Kind.PROTOCOL: _R(False, True, True, "error", "upstream_error"),
+    Kind.OVERLONG: _R(False, True, True, "error", "upstream_error"),
+    Kind.UNASKED: _R(False, True, True, "error", "upstream_error"),
+    Kind.CREDENTIALS: _R(False, False, False, "error", "upstream_error"),
+    Kind.TEMPORARY: _R(False, False, True, "warning", "upstream_error"),
+    Kind.BUSY: _R(False, False, False, "warning", "upstream_error"),
+    Kind.DOWN: _R(False, False, False, "warning", "upstream_error"),
+    Kind.INTERNAL: _R(False, False, False, "error", "upstream_error"),
 }
 
 

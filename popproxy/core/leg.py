@@ -97,9 +97,12 @@ class Leg:
         "_size",
         "_wait",
         "_write",
+        "confided",
+        "judged",
         "said",
         "securing",
         "target",
+        "used",
     )
 
     def __init__(
@@ -114,6 +117,12 @@ class Leg:
         self.securing = False
         self.said: Say | None = None
         """What is not answered yet."""
+        self.used = False
+        """Whether something of the client's was said on it."""
+        self.confided = False
+        """Whether a secret was."""
+        self.judged = False
+        """Whether its outcome was told."""
         self._limits = limits
         self._write = write
         self._secure = secure
@@ -123,6 +132,11 @@ class Leg:
         self._head: Heard | None = None
         self._body: list[bytes] = []
         self._size = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a dialogue runs."""
+        return self._running is not None
 
     @property
     def unasked(self) -> bool:
@@ -227,6 +241,7 @@ class Leg:
             if len(self._buffer):
                 self.fail(Failure(Kind.UNASKED, "octets that nobody asked for, before the next command"))
                 return
+            self.confided = self.confided or step.secret
             self._write(step.data)
         self._wait(step.seconds, step.kind)
 

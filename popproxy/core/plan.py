@@ -19,13 +19,16 @@ class UpstreamPolicy:
 
     ``mechanism``: ``auto`` takes USER and PASS unless the upstream announces only SASL. ``initial_response``:
     ``auto`` sends AUTH in one line when the upstream announces SASL and the line fits (RFC 5034), ``never``
-    always in two steps, ``always`` in one line whatever its length.
+    always in two steps, ``always`` in one line whatever its length. ``servers`` is how many it has; with ``sticky``
+    a login's key decides which of them serves it.
     """
 
     name: str
     tls: LegTls = "starttls"
     mechanism: Literal["auto", "user", "plain", "login"] = "auto"
     initial_response: Literal["auto", "never", "always"] = "auto"
+    servers: int = 1
+    sticky: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ _INDEXES = {
         "connections_rejected", "proxy_protocol_errors", "tls_handshakes", "tls_handshake_failures",
         "tls_handshake_duration_seconds", "auth_attempts", "auth_duration_seconds", "sessions_active", "sessions",
         "command_transfer_duration_seconds", "protocol_violations", "messages", "backpressure_pauses",
-        "upstream_connections", "upstream_connect_duration_seconds", "plugin_calls", "plugin_errors",
+        "upstream_connections", "upstream_connect_duration_seconds", "upstream_retries", "upstream_state_changes",
+        "upstream_health_checks", "upstream_queued", "plugin_calls", "plugin_errors",
     )
 }  # fmt: skip
 _REJECTED = _INDEXES["connections_rejected"]
@@ -52,6 +53,10 @@ _VIOLATION = _INDEXES["protocol_violations"]
 _PAUSE = _INDEXES["backpressure_pauses"]
 _DIAL = _INDEXES["upstream_connections"]
 _DIAL_TIME = _INDEXES["upstream_connect_duration_seconds"]
+_RETRY = _INDEXES["upstream_retries"]
+_TURN = _INDEXES["upstream_state_changes"]
+_CHECK = _INDEXES["upstream_health_checks"]
+_QUEUED = _INDEXES["upstream_queued"]
 _VERDICT = _INDEXES["plugin_calls"]
 _ACTION = _INDEXES["plugin_errors"]
 
@@ -245,11 +250,21 @@ class ListenerMeter:
 
 
 class UpstreamMeter:
-    """The counters of one upstream."""
+    """The counters of one upstream. ``server`` is a name of its config, host and port."""
 
-    __slots__ = ("_active", "_dials", "_login", "_phases")
+    __slots__ = (
+        "_active", "_dials", "_families", "_limit", "_login", "_name", "_phases", "_queue", "_queue_time", "_queued",
+        "_retries",
+    )  # fmt: skip
 
     def __init__(self, families: Families, name: str) -> None:
+        self._name = name
+        self._families = families
+        self._retries = families.counters["upstream_retries"].bind(name)
+        self._limit = families.gauges["upstream_connections_limit"].bind(name)
+        self._queue = families.gauges["upstream_queue_length"].bind(name)
+        self._queued = families.counters["upstream_queued"].bind(name)
+        self._queue_time = families.histograms["upstream_queue_duration_seconds"].bind(name)[0]
         self._dials = families.counters["upstream_connections"].bind(name)
         self._phases = families.histograms["upstream_connect_duration_seconds"].bind(name)
         self._login = families.histograms["upstream_login_duration_seconds"].bind(name)
@@ -274,3 +289,37 @@ class UpstreamMeter:
     def active(self, change: int) -> None:
         """A connection to the upstream was opened (1) or closed (-1)."""
         self._active[0] += change
+
+    def limit(self, connections: int) -> None:
+        """How many connections there may be, 0 for no bound."""
+        self._limit[0] = connections
+
+    def retry(self, reason: str) -> None:
+        """A login goes to another server because of a fault of this kind."""
+        self._retries[_RETRY[reason,]] += 1
+
+    def up(self, server: str, up: bool) -> None:
+        """Whether the server is in rotation."""
+        self._families.gauges["upstream_up"].bind(self._name, server)[0] = int(up)
+
+    def turned(self, server: str, up: bool) -> None:
+        """It left rotation or came back."""
+        self.up(server, up)
+        row = _TURN["up" if up else "down",]
+        self._families.counters["upstream_state_changes"].bind(self._name, server)[row] += 1
+
+    def checked(self, server: str, result: str) -> None:
+        """A probe ended: ``ok`` or the kind of its fault."""
+        row = _CHECK[DIAL_FAULTS.get(result, result),]
+        self._families.counters["upstream_health_checks"].bind(self._name, server)[row] += 1
+
+    def queue(self, length: int) -> None:
+        """So many logins wait for a place."""
+        self._queue[0] = length
+
+    def queued(self, result: str, seconds: float) -> None:
+        """A login waits no more, or never could (``result`` of names.QUEUED)."""
+        self._queued[_QUEUED[result,]] += 1
+        if result != "full":
+            self._queue_time[bisect_left(FAST, seconds)] += 1
+            self._queue_time[-1] += seconds

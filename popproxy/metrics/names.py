@@ -152,6 +152,13 @@ DIALS: Values = ("ok", "refused", "timeout", "unreachable", "dns", "tls", "greet
 DIAL_FAULTS: dict[str, str] = {"no_stls": "tls", "greeting_timeout": "greeting"}
 """Fault kinds of a dial that are counted under another word."""
 DIAL_PHASES: Values = ("dns", "tcp", "tls", "greeting")
+RETRIES: Values = (
+    "dns", "refused", "timeout", "unreachable", "tls", "no_stls", "greeting", "greeting_timeout", "login_timeout",
+    "lost", "reset", "protocol", "overlong", "unasked",
+)  # fmt: skip
+"""Fault kinds behind which another server may be tried."""
+TURNS: Values = ("up", "down")
+QUEUED: Values = ("ok", "timeout", "full", "gone")
 SIDES: Values = ("client", "upstream")
 
 _MODE = enum("mode", *TLS_MODES)
@@ -175,7 +182,7 @@ LIFE = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
 SIZES = tuple(256.0 * 4**n for n in range(11))
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-_L, _U, _P = ("listener",), ("upstream",), ("plugin", "hook")
+_L, _U, _S, _P = ("listener",), ("upstream",), ("upstream", "server"), ("plugin", "hook")
 _TABLE: tuple[Metric, ...] = (
     Metric(
         "build_info", "gauge", "Always 1; the labels tell what runs.",
@@ -267,6 +274,25 @@ _TABLE: tuple[Metric, ...] = (
         (enum("result", "ok", "fail"),), buckets=FAST,
     ),
     Metric("upstream_connections_active", "gauge", "Connections to the upstream now.", _U, start={}),
+    Metric("upstream_connections_limit", "gauge", "Connections to the upstream allowed at once, 0 for no limit.", _U),
+    Metric("upstream_up", "gauge", "1 if the server is in rotation.", _S, merge="min", start={}),
+    Metric(
+        "upstream_state_changes", "counter", "Times the server left rotation or came back.", _S,
+        (enum("to", *TURNS),), start={},
+    ),
+    Metric(
+        "upstream_health_checks", "counter", "Probes by how they ended.", _S, (enum("result", *DIALS, OTHER),),
+    ),
+    Metric(
+        "upstream_retries", "counter", "Logins that went on to another server, by what was wrong with the one before.",
+        _U, (enum("reason", *RETRIES, OTHER),),
+    ),
+    Metric("upstream_queue_length", "gauge", "Logins that wait for a place at the upstream now.", _U),
+    Metric(
+        "upstream_queued", "counter", "Logins that found all places taken, by how their waiting ended.", _U,
+        (enum("result", *QUEUED, OTHER),),
+    ),
+    Metric("upstream_queue_duration_seconds", "histogram", "Waiting for a place.", _U, buckets=FAST),
     Metric(
         "plugin_calls", "counter", "Hook calls that returned in time.", _P,
         (enum("verdict", *VERDICTS, OTHER),), start={"verdict": VERDICTS},
@@ -291,14 +317,18 @@ RESERVED: frozenset[str] = frozenset(metric.full_name for metric in _TABLE)
 """Names a plugin's counter may not take."""
 
 
-def ceiling(listeners: int, upstreams: int, plugins: int, hooks: int = len(HOOKS), certificates: int = 1) -> int:
+def ceiling(
+    listeners: int, upstreams: int, plugins: int, hooks: int = len(HOOKS), certificates: int = 1, servers: int = 1
+) -> int:
     """The most samples /metrics can ever hold for a config of this size, whatever peers send.
 
-    ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener; one hook more stands for
+    ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener, ``servers`` those of each
+    upstream; one hook more stands for
     plugins that are not configured. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the
     counters plugins make for themselves.
     """
     sizes = {"listener": listeners, "upstream": upstreams, "plugin": plugins, "hook": hooks, "name": certificates}
+    sizes["server"] = servers
     total = 0
     for metric in _TABLE:
         keys = prod(sizes.get(name, 1) for name in metric.key) + ("plugin" in metric.key)

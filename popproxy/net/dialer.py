@@ -1,5 +1,5 @@
-"""Connecting to an upstream: its servers in order, each address in order, the first that answers; or the one server
-that a plugin named, under the same rules.
+"""Connecting to an upstream: the server its group chooses, each address in order, then the next server; or the one
+server that a plugin named, under the same rules.
 
 Names are resolved off the loop, literal addresses not at all. A plain connection is the loop's own transport, one
 with TLS from the start is a TlsTransport; whatever goes wrong comes back as a Failure, never as an exception.
@@ -18,10 +18,12 @@ from typing import Generic, TypeVar
 
 from popproxy.api.verdicts import ServerAddress
 from popproxy.config.plan import Server, UpstreamPlan
-from popproxy.config.urls import bracketed, server_url
+from popproxy.config.urls import server_url
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Timeouts
+from popproxy.core.target import Target
 from popproxy.metrics.meters import UpstreamMeter
+from popproxy.net.group import Group, Lease, Wish
 from popproxy.net.tls import CertificateFiles, client_context
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 
@@ -37,14 +39,18 @@ class Connected(Generic[P]):
     secure: bool
     name: str
     """Host and port, for the log."""
+    lease: Lease
+    faults: tuple[str, ...] = ()
+    """Servers that were tried before, and what was wrong with each."""
 
 
 class Dialer:
     """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates."""
 
-    def __init__(self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter) -> None:
+    def __init__(self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter, group: Group) -> None:
         self.plan = plan
         self.meter = meter
+        self.group = group
         self.closing: set[asyncio.Transport] = set()
         """Connections nobody uses any more that are not closed yet."""
         self._times = times
@@ -63,24 +69,42 @@ class Dialer:
         return client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
 
     async def connect(
-        self, protocol: Callable[[], P], only: ServerAddress | None = None
+        self, protocol: Callable[[], P], target: Target, avoid: tuple[str, ...] = ()
     ) -> Connected[P] | Failure:
-        """A connection to the first server that takes one, or to ``only``. ``protocol`` makes one for every attempt.
+        """A connection to the server that the group chooses, or to the one ``target`` names; when that fails, to the
+        next one. ``protocol`` makes one for every attempt; names in ``avoid`` are not tried.
 
-        A TlsTransport begins with reading paused, the loop's own do not."""
+        A TlsTransport begins with reading paused, the loop's own do not. The Lease of what is connected is the
+        caller's: it must be told the outcome and closed.
+        """
+        only = None if target.server is None else self.group.other(self._aimed(target.server))
+        wish = Wish(target.key or "", avoid, only)
         faults: list[str] = []
         last: Failure | None = None
-        for server in self.plan.servers if only is None else (self._aimed(only),):
-            outcome = await self._server(server, protocol)
-            if isinstance(outcome, Connected):
+        while True:
+            lease = await self.group.admit(wish)
+            if isinstance(lease, Failure):
+                return lease if last is None else Failure(last.kind, "; ".join(faults))
+            if last is not None:
+                self.meter.retry(last.kind.value)
+            member = lease.member
+            try:
+                outcome = await self._server(member.server, protocol)
+            except BaseException:
+                lease.close()
+                raise
+            if not isinstance(outcome, Failure):
+                side, secure = outcome
                 self.meter.dial("ok")
-                return outcome
+                return Connected(side, member.server, secure, member.name, lease, tuple(faults))
             self.meter.dial(outcome.kind.value)
-            faults.append(f"{_name(server)}: {outcome.detail}")
+            lease.bad(outcome)
+            lease.close()
+            faults.append(f"{member.name}: {outcome.detail}")
             last = outcome
-        if last is None:
-            return Failure(Kind.INTERNAL, "no server configured")
-        return Failure(last.kind, "; ".join(faults))
+            if only is not None:
+                return Failure(last.kind, "; ".join(faults))
+            wish = Wish(wish.key, (*wish.avoid, member.name))
 
     def _aimed(self, address: ServerAddress) -> Server:
         """What a plugin left open is that of the upstream's first server."""
@@ -110,7 +134,7 @@ class Dialer:
             ready=ready,
         )
 
-    async def _server(self, server: Server, protocol: Callable[[], P]) -> Connected[P] | Failure:
+    async def _server(self, server: Server, protocol: Callable[[], P]) -> tuple[P, bool] | Failure:
         literal = self._literals.get(server)
         if literal is None:
             literal = _literal(server.host)
@@ -129,12 +153,12 @@ class Dialer:
         failure = Failure(Kind.DNS, "the name has no address")
         for address in addresses:
             outcome = await self._address(server, address, protocol)
-            if isinstance(outcome, Connected):
+            if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome
         return failure
 
-    async def _address(self, server: Server, address: str, protocol: Callable[[], P]) -> Connected[P] | Failure:
+    async def _address(self, server: Server, address: str, protocol: Callable[[], P]) -> tuple[P, bool] | Failure:
         loop = asyncio.get_running_loop()
         started = monotonic()
         try:
@@ -142,7 +166,7 @@ class Dialer:
                 if server.tls != "implicit":
                     _, side = await loop.create_connection(protocol, address, server.port)
                     self.meter.phase("tcp", monotonic() - started)
-                    return Connected(side, server, False, _name(server))
+                    return side, False
                 sock = await _connected(loop, address, server.port)
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
@@ -159,7 +183,7 @@ class Dialer:
         sock: socket.socket,
         server: Server,
         protocol: Callable[[], P],
-    ) -> Connected[P] | Failure:
+    ) -> tuple[P, bool] | Failure:
         shaken: asyncio.Future[TlsFailure | None] = loop.create_future()
 
         def ready(_: TlsTransport, failure: TlsFailure | None) -> None:
@@ -179,16 +203,12 @@ class Dialer:
         side = protocol()
         transport.set_protocol(side)
         side.connection_made(transport)
-        return Connected(side, server, True, _name(server))
+        return side, True
 
 
 def tls_failure(failure: TlsFailure) -> Failure:
     """An upstream's TLS trouble as a Failure."""
     return Failure(Kind.TLS, f"TLS {failure.reason}: {failure.detail}")
-
-
-def _name(server: Server) -> str:
-    return f"{bracketed(server.host)}:{server.port}"
 
 
 def _literal(host: str) -> str:

@@ -22,6 +22,7 @@ from popproxy.core.effects import (
     Dial,
     Dialed,
     Effect,
+    Judge,
     Note,
     Outcome,
     SecureClient,
@@ -32,6 +33,7 @@ from popproxy.core.phases import Phase
 from popproxy.core.session import Session
 from popproxy.net.dialer import tls_failure
 from popproxy.net.farewell import Farewell
+from popproxy.net.group import Lease
 from popproxy.net.hooktasks import HookTasks
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
@@ -56,6 +58,7 @@ class Pump(asyncio.Protocol):
         "_flushed",
         "_hooks",
         "_invited",
+        "_lease",
         "_phase",
         "_side",
         "_timer",
@@ -79,6 +82,7 @@ class Pump(asyncio.Protocol):
         self._client: asyncio.Transport | None = None
         self._upgrade: Upgrade | None = None
         self._side: UpstreamSide | None = None
+        self._lease: Lease | None = None
         self._dialing: asyncio.Task[None] | None = None
         self._hooks = HookTasks(front.spawn, self.done)
         self._timer: asyncio.TimerHandle | None = None
@@ -145,14 +149,17 @@ class Pump(asyncio.Protocol):
     def upstream_lost(self, side: UpstreamSide, failure: Failure) -> None:
         """The connection upstream ended."""
         if side is self._side:
-            self._close_upstream()
+            self._side = None
             self._tell(self.session.upstream_gone, failure)
+            # Its lease is told the outcome before it is closed.
+            side.close()
 
     def upstream_unsecured(self, side: UpstreamSide, id: int, failure: TlsFailure | None) -> None:
         """TLS behind STLS failed; the connection is closed."""
         if side is self._side:
-            self._close_upstream()
+            self._side = None
             self.done(id, tls_failure(failure) if failure is not None else Failure(Kind.TLS, "no TLS"))
+            side.close()
 
     def done(self, id: int, outcome: Outcome) -> None:
         """The outcome of an effect."""
@@ -272,6 +279,8 @@ class Pump(asyncio.Protocol):
             self._dialing = self.front.spawn(self._dial(effect))
         elif isinstance(effect, CloseUpstream):
             self._close_upstream()
+        elif isinstance(effect, Judge):
+            self._judge(effect)
         elif isinstance(effect, CloseClient):
             self._close_client()
         elif isinstance(effect, Await):
@@ -283,8 +292,10 @@ class Pump(asyncio.Protocol):
 
     async def _dial(self, effect: Dial) -> None:
         dialer = self.front.dialers[effect.target.upstream]
+        if effect.why is not None:
+            dialer.meter.retry(effect.why.kind.value)
         try:
-            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target.server)
+            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target, effect.avoid)
         except Exception as error:
             self.front.fault(self.view, error)
             outcome = Failure(Kind.INTERNAL, type(error).__name__)
@@ -294,8 +305,18 @@ class Pump(asyncio.Protocol):
             return
         side = self._side = outcome.protocol
         side.open(dialer, outcome)
+        self._lease = outcome.lease
+        if outcome.faults:
+            self.front.note(self.view, Note("warning", "upstream_retry", {"detail": "; ".join(outcome.faults)}))
         self.done(effect.id, Dialed(outcome.name, outcome.secure))
         side.attach()
+
+    def _judge(self, effect: Judge) -> None:
+        if self._lease is not None:
+            if effect.failure is None:
+                self._lease.good()
+            else:
+                self._lease.bad(effect.failure, effect.who)
 
     def _secure_client(self, effect: SecureClient) -> None:
         """TLS on the client's leg, when the reply to STLS has left the buffer."""

@@ -146,6 +146,7 @@ class UpstreamSide(asyncio.Protocol):
         """Close without a word of our own; what the client sent and is still in the buffer goes out first."""
         if self._server is not None and self._dialer is not None:
             self._dialer.meter.active(-1)
+            self._server.lease.close()
             self._server = None
         pump, self._pump = self._pump, None
         if self._upgrade is not None:

@@ -16,11 +16,12 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from time import monotonic
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
 from popproxy.api.services import Log
-from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan
+from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan, UpstreamPlan
 from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level
 from popproxy.core.hooks import CONTAINED
@@ -28,10 +29,12 @@ from popproxy.core.login import Knowledge
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Shared
+from popproxy.net.group import Group
 from popproxy.net.listener import Listener, bind
 from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
+from popproxy.net.watch import UpstreamWatch
 
 _LAG_SECONDS = 0.1
 _START_SECONDS = 30.0
@@ -101,9 +104,7 @@ class Worker:
     async def _start(self) -> None:
         plan, metrics = self.plan, self._metrics
         knowledge = Knowledge()
-        dialers = {
-            name: Dialer(upstream, plan.timeouts, metrics.upstream(name)) for name, upstream in plan.upstreams.items()
-        }
+        dialers = {name: self._dialer(upstream) for name, upstream in plan.upstreams.items()}
         shared = Shared(self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, self._ended)
         for listener in plan.listeners:
             meter = metrics.listener(listener.name)
@@ -119,6 +120,11 @@ class Worker:
             listener = opening.front.listener
             self._log.event("info", "listening", listener=listener.name, address=opening.address, tls=listener.tls)
         self._beat(self._loop.time() + _LAG_SECONDS)
+
+    def _dialer(self, upstream: UpstreamPlan) -> Dialer:
+        meter = self._metrics.upstream(upstream.name)
+        group = Group(upstream, monotonic, UpstreamWatch(upstream, self._log, meter))
+        return Dialer(upstream, self.plan.timeouts, meter, group)
 
     def _context(self, listener: ListenerPlan) -> ssl.SSLContext | None:
         """The TLS context of a listener, None when it has no TLS. Listeners with the same TLS share one."""

@@ -106,6 +106,12 @@ EVENTS: dict[str, Event] = {
     "upstream_failed": Event(
         "error", "A session had trouble with its upstream.", (*_WHO, "user", "upstream", "server", "kind", "detail")
     ),
+    "upstream_retry": Event(
+        "warning",
+        "A server failed, and the login went on to another one. Where no connection could be made `server` is null and "
+        "`detail` names each that was tried.",
+        (*_WHO, "user", "upstream", "server", "kind", "detail"),
+    ),
     "upstream_down": Event("error", "A server is out of rotation.", ("upstream", "server", "kind", "detail")),
     "upstream_up": Event("info", "A server is back in rotation.", ("upstream", "server", "seconds")),
     "plugin_error": Event(

@@ -90,6 +90,42 @@ def encrypt(key: Path) -> None:
             "3: upstream.main.server_name: has no effect without TLS; leave it out, or write pop3s:// or pop3:// URLs",
         ),
         (
+            upstream('[{ url = "pop3s://a", weight = 0 }]'),
+            "2: upstream.main.servers[#1].weight: 0 is out of range; write at least 1",
+        ),
+        (
+            upstream('["pop3s://a", { url = "pop3s://A:995", weight = 2 }]'),
+            "2: upstream.main.servers[#2]: pop3s://a:995 is written twice; leave one out",
+        ),
+        (
+            upstream('["pop3s://a", { url = "pop3+clear://b:1" }]'),
+            "2: upstream.main.servers: mixes servers with and without TLS, so that chance decides whether passwords "
+            "travel in clear; write pop3://b for STLS, or make two upstreams",
+        ),
+        (
+            upstream('["pop3s://a", { url = "imap://b" }]'),
+            "2: upstream.main.servers[#2].url: unknown scheme imap://; write pop3s://b (TLS), pop3://b (STLS required) "
+            "or pop3+clear://b (no TLS)",
+        ),
+        (
+            upstream('["pop3s://a", { host = "b" }]'),
+            '2: upstream.main.servers[#2].url: is missing; write url = "pop3s://mail1.example.com"',
+        ),
+        (
+            upstream('["pop3s://a", 7]'),
+            "2: upstream.main.servers[#2]: must be a table, not a whole number; write servers = "
+            '["pop3s://mail.example.com"]',
+        ),
+        (
+            upstream('["pop3s://a"]', 'balance = "random"'),
+            '3: upstream.main.balance: "random" is not one of the choices; write "first", "round_robin", '
+            '"least_sessions" or "sticky"',
+        ),
+        (
+            upstream('["pop3s://a"]', 'health = { backoff = "10s", longest = "5s" }'),
+            "3: upstream.main.health.longest: is shorter than backoff; write at least as long",
+        ),
+        (
             listener("a", '["[::]:995"]') + upstream('["pop3s://localhost"]'),
             "7: upstream.main.servers[#1]: pop3s://localhost:995 is a listener of this proxy, which would connect to "
             "itself; write the mail server's own address and port",
@@ -153,6 +189,14 @@ def test_what_is_no_contradiction(good: Good, text: str) -> None:
         (
             listener("a", '["[::]:1"]', "starttls", 'auth_before_tls = "allow"'),
             "listener[a].auth_before_tls: passwords may travel in clear",
+        ),
+        (
+            upstream('["pop3s://mail"]', 'balance = "sticky"'),
+            "upstream.main.balance: decides nothing: there is one server",
+        ),
+        (
+            upstream('["pop3s://a", { url = "pop3s://b", weight = 2 }]'),
+            'upstream.main.servers[#2].weight: decides nothing with balance = "first"',
         ),
         (upstream('["pop3+clear://mail"]'), "upstream.main.servers: passwords travel in clear to this upstream"),
         (

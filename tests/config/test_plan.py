@@ -9,7 +9,7 @@ import pytest
 
 from popproxy.config import budgets
 from popproxy.config.load import Loaded
-from popproxy.config.plan import AdminPlan, Bind, LogPlan, state_directory
+from popproxy.config.plan import AdminPlan, Bind, HealthPlan, LogPlan, state_directory
 from popproxy.core import limits
 from popproxy.wire.commands import Framing
 
@@ -152,3 +152,21 @@ def test_where_state_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr("os.access", lambda path, mode: False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert state_directory() == tmp_path / "state" / "popproxy"
+
+
+def test_a_group_is_compiled_with_what_sets_its_servers_apart(good: Good) -> None:
+    text = (
+        '[upstream.main]\nservers = ["pop3s://a", { url = "pop3://b:1", weight = 3, max_sessions = 7 }]\n'
+        'balance = "sticky"\nmax_sessions = 9\nqueue = 4\nqueue_timeout = "2s"\n'
+        '[upstream.main.health]\nfall = 5\nrise = 2\nbackoff = 3\nlongest = "1m"\n'
+    )
+    plan = good(text).plan.upstreams["main"]
+    assert [(server.host, server.weight, server.max_sessions) for server in plan.servers] == [("a", 1, 0), ("b", 3, 7)]
+    assert (plan.balance, plan.max_sessions, plan.queue, plan.queue_timeout) == ("sticky", 9, 4, 2.0)
+    assert plan.health == HealthPlan(5, 2, 3.0, 60.0)
+    assert (plan.policy.tls, plan.policy.servers, plan.policy.sticky) == ("starttls", 2, True)
+
+
+def test_one_server_is_never_sticky(good: Good) -> None:
+    policy = good('[upstream.main]\nservers = ["pop3s://a"]\nbalance = "sticky"\n').plan.upstreams["main"].policy
+    assert (policy.servers, policy.sticky) == (1, False)

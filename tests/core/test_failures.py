@@ -32,3 +32,14 @@ def test_what_may_have_had_an_effect_is_not_tried_again(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", [Kind.DNS, Kind.REFUSED, Kind.CONNECT_TIMEOUT, Kind.GREETING, Kind.NO_STLS, Kind.TLS])
 def test_what_had_no_effect_may_be_tried_elsewhere(kind: Kind) -> None:
     assert RULES[kind].retry
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_what_may_be_tried_anyway_may_be_tried_early(kind: Kind) -> None:
+    rule = RULES[kind]
+    assert rule.early or not rule.retry
+
+
+@pytest.mark.parametrize("kind", [Kind.CREDENTIALS, Kind.BUSY, Kind.DOWN, Kind.INTERNAL, Kind.COMMAND_TIMEOUT])
+def test_what_is_not_the_servers_fault_does_not_count_against_it(kind: Kind) -> None:
+    assert not RULES[kind].health and not RULES[kind].early

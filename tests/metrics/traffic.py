@@ -10,6 +10,7 @@ from popproxy.wire.commands import VERB_NAMES
 
 LISTENERS = ("pop3", "pop3s")
 UPSTREAMS = ("main", "spare")
+SERVER = "mail.example.com:995"
 PLUGINS = ("headers", "policy")
 
 
@@ -40,6 +41,16 @@ def touch(metrics: WorkerMetrics) -> None:
             upstream.phase(phase, 0.01)
         upstream.login("ok", 0.2)
         upstream.login("fail", 2.0)
+        upstream.limit(100)
+        upstream.queue(3)
+        for reason in words("upstream_retries", "reason"):
+            upstream.retry(reason)
+        for result in words("upstream_queued", "result"):
+            upstream.queued(result, 0.5)
+        upstream.turned(SERVER, False)
+        upstream.turned(SERVER, True)
+        for result in words("upstream_health_checks", "result"):
+            upstream.checked(SERVER, result)
 
 
 def touch_listener(metrics: WorkerMetrics, name: str) -> None:

@@ -170,7 +170,7 @@ class Proxy:
         )
 
 
-GAUGES = ("connections_active", "sessions_active", "upstream_connections_active")
+GAUGES = ("connections_active", "sessions_active", "upstream_connections_active", "upstream_queue_length")
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -250,6 +250,8 @@ def running(setup: Setup, directory: Path, faults: int = 0) -> Iterator[Proxy]:
     assert len(ids) == len(set(ids)), "two lines for one session"
     for gauge in GAUGES:
         assert proxy.total(gauge) == 0, gauge
+    for dialer in proxy.worker.fronts[0].dialers.values():
+        assert dialer.group.sessions == 0, "places were lost"
 
 
 def forms(secret: bytes) -> Iterator[bytes]:

@@ -24,16 +24,20 @@ from popproxy.config.urls import parse_server
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
+from popproxy.core.target import Target
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Connected, Dialer
+from popproxy.net.group import Group
 from tests.core.rig import plugin
 from tests.net.running import PASSWORD, USER, Setup, both_loops, pem, running, sample
+from tests.net.test_group import Watched
 from tests.net.test_pump import SMALL
 from tests.net.tlspeers import AUTHORITY, run, server_side
 from tests.net.upstream import Peer, Script, Upstream, answering, stall
 
 UNAVAILABLE = b"-ERR [SYS/TEMP] Mail server not available, try again later\r\n"
 CLOSED = "pop3+clear://127.0.0.1:9"
+MAIN = Target("main")
 
 
 def over_tls(peer: Peer) -> None:
@@ -264,7 +268,8 @@ def test_a_named_server_has_the_certificate_checked(loop: str, tmp_path: Path) -
 def dialer(*urls: str, **times: float) -> Dialer:
     servers = tuple(parse_server(url) for url in urls)
     plan = UpstreamPlan("main", servers, UpstreamPolicy("main"), None, False, None, None)
-    return Dialer(plan, replace(Timeouts(), **times), WorkerMetrics(CollectorRegistry()).upstream("main"))
+    meter = WorkerMetrics(CollectorRegistry()).upstream("main")
+    return Dialer(plan, replace(Timeouts(), **times), meter, Group(plan, lambda: 0.0, Watched()))
 
 
 class Quiet(asyncio.Protocol):
@@ -283,14 +288,6 @@ class Quiet(asyncio.Protocol):
         self.lost.append(exc)
 
 
-def test_no_server_at_all() -> None:
-    async def scene() -> None:
-        outcome = await dialer().connect(Quiet)
-        assert outcome == Failure(Kind.INTERNAL, "no server configured")
-
-    run("asyncio", scene)
-
-
 @pytest.mark.parametrize("scheme", ["pop3+clear", "pop3s"])
 @both_loops
 def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, scheme: str) -> None:
@@ -303,7 +300,7 @@ def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, scheme: str) -
             assert warm
             before = None
             for turns in (0, 1, 2, 3, 4, 6, 8, 12, 20):
-                task = asyncio.ensure_future(one.connect(Quiet))
+                task = asyncio.ensure_future(one.connect(Quiet, MAIN))
                 for _ in range(turns):
                     await asyncio.sleep(0.0005)
                 task.cancel()
@@ -311,7 +308,9 @@ def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, scheme: str) -
                     outcome = await task
                     assert isinstance(outcome, Connected)
                     outcome.protocol.transport.abort()  # type: ignore[union-attr]
+                    outcome.lease.close()
                 await asyncio.sleep(0.05)
+                assert one.group.sessions == 0, f"places after {turns} turns"
                 held = len([name for name in os.listdir("/proc/self/fd") if socket_of(name)])
                 mine = held - sum(peer.socket.fileno() >= 0 for peer in mute.peers)
                 before = mine if before is None else before
@@ -339,7 +338,7 @@ def test_every_attempt_has_a_protocol_of_its_own(loop: str) -> None:
             return made[-1]
 
         with Upstream(Peer.until_gone) as upstream:
-            outcome = await dialer(CLOSED, upstream.url).connect(protocol)
+            outcome = await dialer(CLOSED, upstream.url).connect(protocol, MAIN)
             assert isinstance(outcome, Connected)
             assert outcome.protocol is made[-1] and outcome.protocol.transport is not None
             assert outcome.name == f"127.0.0.1:{upstream.port}" and not outcome.secure
@@ -366,9 +365,9 @@ def test_descriptors_are_used_again_behind_a_connect_that_timed_out(loop: str) -
             port = listener.getsockname()[1]
             with Upstream(over_tls) as upstream:
                 for _ in range(3):
-                    full = await dialer(f"pop3s://127.0.0.1:{port}", connect=0.05).connect(Quiet)
+                    full = await dialer(f"pop3s://127.0.0.1:{port}", connect=0.05).connect(Quiet, MAIN)
                     assert isinstance(full, Failure) and full.kind is Kind.CONNECT_TIMEOUT
-                    outcome = await dialer(f"pop3s://localhost:{upstream.port}").connect(Quiet)
+                    outcome = await dialer(f"pop3s://localhost:{upstream.port}").connect(Quiet, MAIN)
                     assert isinstance(outcome, Connected) and outcome.secure
                     outcome.protocol.transport.abort()  # type: ignore[union-attr]
                 await asyncio.sleep(0.05)

@@ -161,7 +161,9 @@ def cut(sock: socket.socket) -> None:
 def plan_for(
     options: Options, port: int, loop: str, directory: Path, plugins: Sequence[Plugin[Any]] = ()
 ) -> Plan:
-    plan = plan_of(Setup([f"pop3+clear://127.0.0.1:{port}"], loop=loop), directory)
+    # All of 127.0.0.0/8 is this host.
+    servers = [f"pop3+clear://127.0.0.{number}:{port}" for number in range(1, options.servers + 1)]
+    plan = plan_of(Setup(servers, loop=loop), directory)
     session = replace(_plan(options, plugins), listener="main")
     listener = replace(plan.listeners[0], session=session)
     main = plan.upstreams["main"]
@@ -192,7 +194,7 @@ def test_script_with_plugins(transcript: Transcript, loop: str, tmp_path: Path) 
 def run_script(transcript: Transcript, loop: str, tmp_path: Path, plugins: Sequence[Plugin[Any]] = ()) -> None:
     """Play it between two sockets, the proxy between them."""
     options = options_of(transcript)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("", 0)) as listener:
         listener.settimeout(PATIENCE)
         plan = plan_for(options, listener.getsockname()[1], loop, tmp_path, plugins)
         proxy = Proxy(plan, loop, tmp_path / "log.json")

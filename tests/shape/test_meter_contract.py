@@ -3,6 +3,7 @@
 from typing import get_args
 
 from popproxy.core import meter, phases
+from popproxy.core.failures import RULES
 from popproxy.core.meter import SessionMeter
 from popproxy.metrics import ListenerMeter, WorkerMetrics, names, new_registry
 from popproxy.metrics.meters import Side
@@ -25,6 +26,10 @@ def test_reasons_are_equal() -> None:
 
 def test_every_phase_but_closed_has_a_state() -> None:
     assert set(names.STATES) | {"closed"} == {phase.value for phase in phases.Phase}
+
+
+def test_retries_are_the_faults_that_allow_one() -> None:
+    assert tuple(kind.value for kind, rule in RULES.items() if rule.retry or rule.early) == names.RETRIES
 
 
 def test_tls_failures_are_those_of_the_handshake() -> None:

@@ -1,0 +1,243 @@
+"""The servers of one upstream: who gets which, how many at once, and who waits.
+
+A Lease is one place at one server, from the dial to the end of the connection. Where no place is free a login waits
+in a queue that has a length and a deadline; places are given in the order of the queue, to the first that can use
+one. All counts are this process's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from popproxy.config.plan import Server, UpstreamPlan
+from popproxy.config.urls import bracketed
+from popproxy.core.failures import Failure, Kind
+from popproxy.net import balance
+from popproxy.net.health import Breaker
+
+
+class Watch(Protocol):
+    """Who is told."""
+
+    def turned(self, server: str, up: bool, failure: Failure | None, seconds: float) -> None:
+        """A server went out of rotation because of ``failure``, or came back after ``seconds``."""
+        ...
+
+    def queue(self, length: int) -> None:
+        """So many logins wait."""
+        ...
+
+    def waited(self, result: str, seconds: float) -> None:
+        """One waits no more: ``ok``, ``timeout``, ``full`` (it never did) or ``gone``."""
+        ...
+
+
+class Member:
+    """A server of the group. ``name`` is its host and port; ``credit`` and ``turn`` are balance's."""
+
+    __slots__ = ("breaker", "credit", "name", "server", "sessions", "turn")
+
+    def __init__(self, server: Server, breaker: Breaker) -> None:
+        self.server = server
+        self.name = f"{bracketed(server.host)}:{server.port}"
+        self.breaker = breaker
+        self.sessions = 0
+        self.credit = 0
+        self.turn = 0
+
+    @property
+    def room(self) -> bool:
+        """Whether it may have one session more."""
+        return not self.server.max_sessions or self.sessions < self.server.max_sessions
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a login asks for: the key to choose by, names of servers not to take, or the one ``only`` to take."""
+
+    key: str = ""
+    avoid: tuple[str, ...] = ()
+    only: Member | None = None
+
+
+class Lease:
+    """A place at ``member``. Tell its outcome once with ``good`` or ``bad``, and give it back with ``close``."""
+
+    __slots__ = ("_group", "_number", "_open", "member")
+
+    def __init__(self, group: Group, member: Member, number: int) -> None:
+        self.member = member
+        self._group = group
+        self._number = number
+        self._open = True
+
+    def good(self) -> None:
+        """The server serves."""
+        number, self._number = self._number, -1
+        if number >= 0:
+            self._group.good(self.member, number)
+
+    def bad(self, failure: Failure, who: str | None = None) -> None:
+        """The server does not. See Breaker.failed for ``who``."""
+        number, self._number = self._number, -1
+        if number >= 0:
+            self._group.bad(self.member, number, failure, who)
+
+    def close(self) -> None:
+        """The place is free again. May be repeated."""
+        if self._number > 0:
+            self.member.breaker.dropped(self._number)
+        self._number = -1
+        if self._open:
+            self._open = False
+            self._group.release(self.member)
+
+
+class Group:
+    """See the head of this file. ``sessions`` are all its places in use."""
+
+    def __init__(self, plan: UpstreamPlan, clock: Callable[[], float], watch: Watch) -> None:
+        self.plan = plan
+        self.sessions = 0
+        self._clock = clock
+        self._watch = watch
+        now = clock()
+        self.members = tuple(Member(server, Breaker(plan.health, now)) for server in plan.servers)
+        self._waiting: dict[int, tuple[Wish, asyncio.Future[Lease | Failure]]] = {}
+        self._tickets = 0
+
+    def other(self, server: Server) -> Member:
+        """A server that a plugin named: one of the group's own, or one of which nothing is remembered."""
+        for member in self.members:
+            if (member.server.host, member.server.port) == (server.host, server.port):
+                return member if member.server.tls == server.tls else Member(server, member.breaker)
+        return Member(server, Breaker(self.plan.health))
+
+    async def admit(self, wish: Wish) -> Lease | Failure:
+        """A place, perhaps after waiting for one. Cancelling it gives back what it was given."""
+        if not self._waiting:
+            taken = self.take(wish)
+            if taken is not None:
+                return taken
+        return await self._wait(wish)
+
+    def take(self, wish: Wish) -> Lease | Failure | None:
+        """A place now; None when all places are taken."""
+        plan, now = self.plan, self._clock()
+        eligible = self._eligible(wish, now)
+        if isinstance(eligible, Failure):
+            return eligible
+        if plan.max_sessions and self.sessions >= plan.max_sessions:
+            return None
+        if plan.balance == "sticky" and len(eligible) > 1:
+            # Whose server is full waits for it: only a dead server moves its users.
+            eligible = [balance.sticky(eligible, wish.key)]
+        free = [member for member in eligible if member.room]
+        if not free:
+            return None
+        member = free[0]
+        if len(free) > 1:
+            if plan.balance == "round_robin":
+                member = balance.round_robin(free)
+            elif plan.balance == "least_sessions":
+                member = balance.least_sessions(free)
+        member.sessions += 1
+        self.sessions += 1
+        return Lease(self, member, member.breaker.begin(now))
+
+    def _eligible(self, wish: Wish, now: float) -> Sequence[Member] | Failure:
+        """Servers that a login may try. When none is in rotation, one at a time is let through as a trial."""
+        if wish.only is not None:
+            candidates: Sequence[Member] = (wish.only,)
+        elif wish.avoid:
+            candidates = [member for member in self.members if member.name not in wish.avoid]
+            if not candidates:
+                return Failure(Kind.DOWN, "no other server")
+        else:
+            candidates = self.members
+        eligible = [member for member in candidates if member.breaker.admits(now)]
+        eligible = eligible or [member for member in candidates if member.breaker.admits(now, urgent=True)]
+        if not eligible:
+            names = ", ".join(member.name for member in candidates)
+            return Failure(Kind.DOWN, f"out of rotation, and a trial is under way: {names}")
+        return eligible
+
+    async def _wait(self, wish: Wish) -> Lease | Failure:
+        plan, began = self.plan, self._clock()
+        if len(self._waiting) >= plan.queue:
+            self._watch.waited("full", 0.0)
+            waiting = f", {len(self._waiting)} logins wait" if self._waiting else ""
+            return Failure(Kind.BUSY, f"all places are taken: {self.sessions} sessions{waiting}")
+        future: asyncio.Future[Lease | Failure] = asyncio.get_running_loop().create_future()
+        self._tickets += 1
+        ticket = self._tickets
+        self._waiting[ticket] = wish, future
+        self._watch.queue(len(self._waiting))
+        result = "gone"
+        try:
+            self._serve()
+            await asyncio.wait((future,), timeout=plan.queue_timeout)
+            result = "ok" if future.done() else "timeout"
+        finally:
+            if self._waiting.pop(ticket, None) is not None:
+                self._watch.queue(len(self._waiting))
+            self._watch.waited(result, self._clock() - began)
+            if result == "gone" and future.done():
+                # Cancelled just when it was given a place.
+                given = future.result()
+                if isinstance(given, Lease):
+                    given.close()
+        if result == "ok":
+            return future.result()
+        return Failure(Kind.BUSY, f"no place was free within {plan.queue_timeout:g} s")
+
+    def _serve(self) -> None:
+        """Give what is free to those who wait, in their order."""
+        for ticket, (wish, future) in list(self._waiting.items()):
+            given = self.take(wish)
+            if given is not None:
+                del self._waiting[ticket]
+                future.set_result(given)
+                self._watch.queue(len(self._waiting))
+
+    # What leases tell
+
+    def good(self, member: Member, number: int) -> None:
+        """See Lease."""
+        now = self._clock()
+        since = member.breaker.since
+        if member.breaker.succeeded(number, now):
+            self._turned(member, None, now - since)
+
+    def bad(self, member: Member, number: int, failure: Failure, who: str | None) -> None:
+        """See Lease."""
+        if failure.rule.health:
+            if member.breaker.failed(number, self._clock(), who):
+                self._turned(member, failure, 0.0)
+        else:
+            member.breaker.dropped(number)
+
+    def probed(self, member: Member, failure: Failure | None) -> None:
+        """A probe was greeted, or was not."""
+        now = self._clock()
+        since = member.breaker.since
+        if failure is not None:
+            if member.breaker.failed(0, now):
+                self._turned(member, failure, 0.0)
+        elif member.breaker.answered(now):
+            self._turned(member, None, now - since)
+
+    def release(self, member: Member) -> None:
+        """See Lease."""
+        member.sessions -= 1
+        self.sessions -= 1
+        if self._waiting:
+            self._serve()
+
+    def _turned(self, member: Member, failure: Failure | None, seconds: float) -> None:
+        self._watch.turned(member.name, member.breaker.up, failure, seconds)
+        if self._waiting:
+            self._serve()
