@@ -53,7 +53,7 @@ class Timeouts(Model):
 
 
 class Limits(Model):
-    """Bounds in octets (`65536` or `"64KiB"`) and counts, for one session."""
+    """Bounds in octets (`65536` or `"64KiB"`) and counts, for one session unless it says otherwise."""
 
     line: Size = Field(
         default=_L.line,
@@ -103,4 +103,16 @@ class Limits(Model):
         examples=["256MiB"],
         description="Octets of the largest message that is spooled for plugins; a larger one passes unscanned or is "
         "refused, as the plugin's fail mode says.",
+    )
+    spool_memory: Size = Field(
+        default=_L.spool_memory,
+        examples=["64MiB"],
+        description="Octets of spooled messages in memory, all sessions of a worker together; what finds no room there "
+        "goes to an unlinked file.",
+    )
+    spool_disk: Size = Field(
+        default=_L.spool_disk,
+        examples=["4GiB"],
+        description="Octets of spooled messages on disk (in `TMPDIR`), all sessions of a worker together; what finds "
+        "no room there passes unscanned or is refused, as the plugin's fail mode says.",
     )

@@ -77,7 +77,7 @@ class Careful:
                     s.to_client.append(self.hold)
                     self.hold = b""
                 a.sink = None
-            elif isinstance(sink, Spooled) and (ended or sink.overflowed):
+            elif isinstance(sink, Spooled) and (ended or sink.overflow is not None):
                 a.pours.spooled(sink, ended, now)
             elif isinstance(sink, Collect) and ended:
                 a.streamed(now)
@@ -91,9 +91,6 @@ class Careful:
             self._filter_failed(sink, failed, ended, now)
         except Overlong as overlong:
             a.fail(Failure(Kind.OVERLONG, str(overlong)), UPSTREAM_LOST)
-        except OSError as error:
-            a.pours.unspoolable(error)
-            self.refuse_rest(ended, now)
 
     def _filter_failed(self, sink: Sink, failed: FilterFailed, ended: bool, now: float) -> None:
         """A plugin failed in the body for good: an error while nothing is out, else the end (promise 2)."""
@@ -232,9 +229,11 @@ class Careful:
             sink = filtered
             if wanted:
                 spooled = a.pours.spool(line, filtered, pending.shown, wanted)
-                if spooled is None:
+                if isinstance(spooled, Spooled):
+                    sink = spooled
+                elif not spooled:
                     s.to_client.append(hooks.BROKEN_LINE)
-                sink = spooled or Swallow()
+                    sink = Swallow()
         elif pending.sent.verb.name == b"LIST" and t.growth.total:
             s.to_client.append(line)
             a.stream(Listing(t.growth.total), now)

@@ -38,6 +38,10 @@ class Limits:
     """Octets of a spooled message kept in memory before it goes to an unlinked file."""
     message_size: int = 256 << 20
     """The largest message that is spooled; a larger one passes unscanned or is refused by the plugin's fail mode."""
+    spool_memory: int = 64 << 20
+    """Octets of spooled messages in memory, of all sessions of a worker; what finds no room goes to disk."""
+    spool_disk: int = 4 << 30
+    """Octets of spooled messages on disk, of all sessions of a worker; what finds no room is as one too large."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ message never stands in memory.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from popproxy.api.header import Header, header_end
@@ -26,9 +28,9 @@ HEADER_LIMIT = 256 << 10
 
 
 class Spooled:
-    """A sink that keeps the message until on_message has judged it. ``overflowed`` when it is too large for that.
+    """A sink that keeps the message until on_message has judged it. ``overflow`` tells why there is no room for it.
 
-    Raises OSError when the spool does. ``untouched`` stays true while it is fed: nothing goes out then.
+    ``untouched`` stays true while it is fed: nothing goes out then.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Spooled:
         entries: tuple[Entry, ...] = (),
     ) -> None:
         self.untouched = True
-        self.overflowed = False
+        self.overflow: OSError | None = None
         self.command = command
         self.entries = entries
         """The on_message hooks that are called."""
@@ -50,6 +52,7 @@ class Spooled:
         self._filtered = filtered
         self._limit = limits.message_size
         self._unstuff = Unstuffer()
+        self._unwritten = b""
         self._whole = 0
         self._header: bytes | None = None
         self._replaced: Replace | None = None
@@ -65,8 +68,16 @@ class Spooled:
 
     def feed(self, chunk: bytes) -> bytes:
         """Nothing: it is kept."""
-        self.spool.write(self._unstuff.feed(chunk))
-        self.overflowed = self.spool.octets > self._limit
+        data = self._unstuff.feed(chunk)
+        try:
+            self.spool.write(data)
+        except OSError as error:
+            # Nothing is lost: what was written before stays, and this is kept here.
+            self._unwritten = data
+            self.overflow = error
+        else:
+            if self.spool.octets > self._limit:
+                self.overflow = OSError(errno.EFBIG, f"it has more than {self._limit} octets (limits.message_size)")
         return b""
 
     def finish(self) -> bytes:
@@ -77,7 +88,10 @@ class Spooled:
         """A verdict of on_message. Edits add up; a replacement or a refusal ends the chain."""
         if isinstance(verdict, Edit):
             # Made now, so that an edit that cannot be made is the plugin's failure, before the first octet.
-            whole, header = self.view.cut_header() if self._header is None else (self._whole, self._header)
+            try:
+                whole, header = self.view.cut_header() if self._header is None else (self._whole, self._header)
+            except OSError as error:
+                raise Lie(f"the spool cannot be read: {error.strerror or error}") from error
             made = edited(header, verdict)
             self._absorb(entry, len(made) - len(header))
             self._whole, self._header = whole, made
@@ -128,7 +142,7 @@ class Spooled:
     def replay(self) -> Iterator[bytes]:
         """The reply so far, for a message that passes unseen."""
         outlet = self._outlet()
-        for chunk in self.spool.chunks():
+        for chunk in chain(self.spool.chunks(), (self._unwritten,)):
             piece = outlet.feed_plain(chunk)
             if piece:
                 yield piece
@@ -155,6 +169,8 @@ class Spooled:
         if self._header is not None:
             yield self._header
         yield from self.spool.chunks(self._whole)
+        if self._unwritten:
+            yield self._unwritten
 
     def _outlet(self) -> Outlet:
         if self._made is None:

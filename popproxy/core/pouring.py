@@ -34,14 +34,13 @@ class Pouring:
 
     def spool(
         self, head: bytes, filtered: Filtered | None, command: Command, entries: tuple[Entry, ...]
-    ) -> Spooled | None:
-        """A place for the message that follows ``head``; None when there is none to be had."""
+    ) -> Spooled | bool:
+        """A place for the message that follows ``head``. When there is none to be had: whether it may pass unseen."""
         s = self.a.t.s
         try:
             place = s.spool(s.plan.limits.message_memory)
         except OSError as error:
-            self.unspoolable(error, entries)
-            return None
+            return not self.unspoolable(error, entries)
         self._spooled = Spooled(head, filtered, place, s.plan.limits, command, entries)
         return self._spooled
 
@@ -49,17 +48,18 @@ class Pouring:
         """Every plugin that must see the message is told in the log; whether one of them is closed."""
         if self._spooled is not None:
             entries = self._spooled.entries
+        # Made anew: these are our words, and the log shows them.
+        told = OSError(f"the message cannot be spooled: {error.strerror or error}")
         for entry in entries:
-            hooks.report(self.a.t.s, entry, error)
+            hooks.report(self.a.t.s, entry, told)
         return any(entry.subscriber.fail is Fail.CLOSED for entry in entries)
 
     def spooled(self, sink: Spooled, ended: bool, now: float) -> None:
-        """The message is in the spool, or too large for it: then it passes unseen, or is refused (fail mode)."""
+        """The message is in the spool, or there is no room for it: then it passes unseen, or is refused (fail mode)."""
         a = self.a
         t = a.t
-        if sink.overflowed:
-            limit = t.s.plan.limits.message_size
-            if self.unspoolable(OSError(f"a message of more than {limit} octets cannot be spooled")):
+        if sink.overflow is not None:
+            if self.unspoolable(sink.overflow):
                 a.careful.refuse_rest(ended, now)
             elif ended:
                 self._decided(sink, now)

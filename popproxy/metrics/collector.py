@@ -39,6 +39,8 @@ class WorkerMetrics:
         self._dropped = dropped
         self._log_records = self._families.counters["log_records_dropped"].bind()
         self._draining = self._families.gauges["draining"].bind()
+        self.spooled: list[float] = self._families.gauges["spooled_bytes"].bind()
+        """Octets in spools in memory and on disk, for whoever keeps them."""
         self._lag = self._families.histograms["event_loop_lag_seconds"].bind()[0]
         self._listeners: dict[str, ListenerMeter] = {}
         self._upstreams: dict[str, UpstreamMeter] = {}

@@ -303,6 +303,10 @@ _TABLE: tuple[Metric, ...] = (
         (enum("action", *PLUGIN_ACTIONS, OTHER),), start={"action": PLUGIN_ACTIONS},
     ),
     Metric(
+        "spooled_bytes", "gauge", "Octets of messages that wait in a spool.", (),
+        (enum("place", "memory", "disk"),), start={},
+    ),
+    Metric(
         "event_loop_lag_seconds", "histogram", "How late a timer of the event loop fires.", (),
         buckets=LAG, start={},
     ),

@@ -20,7 +20,7 @@ from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.dialer import Dialer
 from popproxy.net.door import BUSY, Door, addresses
 from popproxy.net.pump import Pump
-from popproxy.net.spool import FileSpool
+from popproxy.net.spool import Spools
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 
 _ALPN = b"pop3"
@@ -44,6 +44,7 @@ class Shared:
     dialers: Mapping[str, Dialer]
     spawn: Callable[[Awaitable[Any]], asyncio.Task[Any]]
     next_id: Callable[[], str]
+    spools: Spools
     ended: Callable[[], None]
 
 
@@ -60,7 +61,7 @@ class Front:
         self.knowledge = shared.knowledge
         self.dialers = shared.dialers
         self.spawn = shared.spawn
-        self.spool = FileSpool
+        self.spool = shared.spools.make
         self.door = Door(self)
         self.pumps: set[Pump] = set()
         self.open = 0

@@ -33,6 +33,7 @@ from popproxy.net.group import Group
 from popproxy.net.listener import Listener, bind
 from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
+from popproxy.net.spool import Spools
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 from popproxy.net.watch import UpstreamWatch
 
@@ -105,7 +106,8 @@ class Worker:
         plan, metrics = self.plan, self._metrics
         knowledge = Knowledge()
         dialers = {name: self._dialer(upstream) for name, upstream in plan.upstreams.items()}
-        shared = Shared(self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, self._ended)
+        spools = Spools(plan.limits.spool_memory, plan.limits.spool_disk, metrics.spooled)
+        shared = Shared(self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, spools, self._ended)
         for listener in plan.listeners:
             meter = metrics.listener(listener.name)
             meter.limit(listener.limit)

@@ -179,7 +179,7 @@ def test_too_large_and_passed_unseen() -> None:
     for first in range(1, len(wire)):
         sink = Spooled(HEAD, None, MemorySpool(), Limits(message_size=0), parse(b"RETR 1"))
         sink.feed(wire[:first])
-        assert sink.overflowed or wire[:first] == b"."
+        assert sink.overflow is not None or wire[:first] == b"."
         rest = sink.continued()
         assert rest.untouched
         out = b"".join(sink.replay())
@@ -192,7 +192,7 @@ def test_too_large_and_filtered() -> None:
     filtered = Filtered(HEAD, [FilterStage(ENTRY, Upper(), lambda entry, error: None)])
     sink = Spooled(HEAD, filtered, MemorySpool(), Limits(message_size=3), parse(b"RETR 1"))
     sink.feed(b"..abc\r\n")
-    assert sink.overflowed
+    assert sink.overflow is not None
     rest = sink.continued()
     assert b"".join(sink.replay()) + rest.feed(b"def\r\n") + rest.finish() == HEAD + b"..ABC\r\nDEF\r\n.\r\n"
 

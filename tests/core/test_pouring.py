@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from popproxy.api import BodyFilter, Command, Edit, Fail, MessageView, Refuse, Replace, SessionView
+from popproxy.api import BodyFilter, Command, Edit, Fail, HeaderFilter, MessageView, Refuse, Replace, SessionView
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.core.spool import MemorySpool
 from tests.core.rig import BROKEN, LOST, Rig, pieces, plugin
@@ -35,12 +35,14 @@ class Kept(MemorySpool):
         if self.fails == "make":
             raise OSError(24, "Too many open files")
         self.closed = False
+        self.writes = 0
         self.memory = memory
         Kept.made.append(self)
 
     def write(self, data: bytes) -> None:
         assert not self.closed
-        if self.fails == "write":
+        self.writes += 1
+        if self.fails == "write" or self.fails == f"write {self.writes}":
             raise OSError(28, "No space left on device")
         super().write(data)
 
@@ -269,9 +271,40 @@ def test_no_room_for_a_message_is_an_error_and_never_half_a_message(fails: str, 
     rig = rig_with(plugin(fail, on_message=tag)).client(b"RETR 1\r\nNOOP\r\n")
     for piece in pieces(MAIL + b"+OK noop\r\n", size):
         rig.upstream(piece)
-    assert rig.said() == BROKEN + b"+OK noop\r\n"
+    assert rig.said() == (BROKEN if fail is Fail.CLOSED else MAIL) + b"+OK noop\r\n"
     assert rig.meter.errors == [("p1", "on_message", f"fail_{fail.value}")]
-    assert rig.notes("plugin_error")[0]["error"] == "OSError"
+    told = "the message cannot be spooled: " + ("Too many open files" if fails == "make" else "No space left on device")
+    assert rig.notes("plugin_error")[0]["detail"] == told
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+@pytest.mark.parametrize("size", [3, 7, 1000])
+def test_promise_9_a_disk_that_is_full_in_the_middle_loses_nothing(at: int, size: int) -> None:
+    grows = plugin(
+        on_message=tag, growth=lambda *_: 100, open_body=lambda *_: HeaderFilter(lambda h: h.add("X", "y"), growth=100)
+    )
+    for fail in Fail:
+        Kept.fails = f"write {at}"
+        rig = rig_with(grows, fail=fail).client(b"RETR 1\r\nNOOP\r\n")
+        for piece in pieces(MAIL + b"+OK noop\r\n", size):
+            rig.upstream(piece)
+        said = rig.said()
+        failed = Kept.made[-1].writes >= at
+        assert rig.meter.errors == ([("p1", "on_message", f"fail_{fail.value}")] if failed else [])
+        if failed and fail is Fail.CLOSED:
+            assert said == BROKEN + b"+OK noop\r\n"
+        else:
+            assert len(said) == len(MAIL) + 100 + len(b"+OK noop\r\n")
+            assert said.endswith(MAIL[MAIL.index(b"a: b") :] + b"+OK noop\r\n")
+            assert (b"X-Tag" in said) is not failed and b"X: y\r\n" in said
+        rig.s.client_gone()
+
+
+def test_promise_7_a_spool_that_cannot_be_read_when_an_edit_is_made() -> None:
+    Kept.fails = "read 0"
+    rig = rig_with(plugin(on_message=tag)).client(b"RETR 1\r\nNOOP\r\n").upstream(MAIL + b"+OK noop\r\n")
+    assert rig.said() == BROKEN + b"+OK noop\r\n"
+    assert "the spool cannot be read: Input/output error" in str(rig.notes("plugin_error")[0]["detail"])
 
 
 def test_a_spool_that_cannot_be_read() -> None:

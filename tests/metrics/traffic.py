@@ -26,6 +26,7 @@ def touch(metrics: WorkerMetrics) -> None:
     metrics.build("asyncio")
     metrics.config("0123abcd")
     metrics.draining(True)
+    metrics.spooled[:] = [1000, 2000]
     metrics.lag(0.004)
     for plugin in PLUGINS:
         metrics.hooks(plugin, HOOKS)

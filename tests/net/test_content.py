@@ -16,6 +16,7 @@ from popproxy.api import (
     BodyFilter,
     Command,
     Edit,
+    Fail,
     Grow,
     Header,
     HeaderFilter,
@@ -272,7 +273,7 @@ def test_many_scans_at_once_and_all_are_cancelled_and_given_back(
             super().__init__(*details)
             made.append(self)
 
-    monkeypatch.setattr("popproxy.net.front.FileSpool", Kept)
+    monkeypatch.setattr("popproxy.net.spool.FileSpool", Kept)
     plugin = Scans()
     with Upstream(answering(MESSAGE)) as upstream:
         with running(setup(upstream, loop, plugin), tmp_path) as proxy:
@@ -302,8 +303,46 @@ def test_a_hook_that_hangs_meets_its_deadline(loop: str, tmp_path: Path) -> None
             reply = client.read_reply(True)
             assert len(reply) == len(MESSAGE) + GROWTH
             assert b"\r\nX-Tag: 1\r\n" in reply, "the filter still edits"
-            assert plugin.cancelled == 1
+            eventually(lambda: plugin.cancelled == 1, "cancelled hook")
             assert proxy.wait("plugin_error")["hook"] == "on_message"
+
+
+@pytest.mark.parametrize("fail", Fail)
+@pytest.mark.parametrize("limits", [{"spool_disk": 30_000}, {"message_size": 100_000}])
+@both_loops
+def test_promise_9_no_room_in_the_spools_of_the_worker(
+    loop: str, fail: Fail, limits: dict[str, int], tmp_path: Path
+) -> None:
+    plugin = Scans()
+    with Upstream(answering(MESSAGE, b"+OK\r\n")) as upstream:
+        with running(setup(upstream, loop, plugin, limits=limits, fail=fail), tmp_path) as proxy:
+            with proxy.logged_in() as client:
+                reply = client.multi(b"RETR 1") if fail is Fail.OPEN else client.single(b"RETR 1")
+                assert not plugin.begun.is_set()
+                if fail is Fail.OPEN:
+                    assert len(reply) == len(MESSAGE) + GROWTH and b"\r\nX-Tag: 1\r\n" in reply
+                else:
+                    assert reply.startswith(b"-ERR [SYS/TEMP]")
+                assert client.single(b"NOOP") == b"+OK\r\n"
+                line = proxy.wait("plugin_error")
+                assert line["action"] == f"fail_{fail.value}" and "limits." in line["detail"]
+                action = {"plugin": "scans", "hook": "on_message", "action": f"fail_{fail.value}"}
+                assert proxy.sample("plugin_errors_total", **action) == 1
+
+
+@both_loops
+def test_what_is_spooled_is_shown(loop: str, tmp_path: Path) -> None:
+    plugin = Scans()
+    with Upstream(answering(MESSAGE)) as upstream:
+        with running(setup(upstream, loop, plugin), tmp_path) as proxy:
+            with proxy.logged_in() as client:
+                client.send(b"RETR 1\r\n")
+                assert plugin.begun.wait(PATIENCE)
+                assert proxy.sample("spooled_bytes", place="disk") == len(MESSAGE) - len(b"+OK\r\n.\r\n")
+                plugin.go()
+                client._read_until(b"\r\n.\r\n", 0)
+            proxy.session()
+            assert proxy.sample("spooled_bytes", place="disk") == 0
 
 
 class Large(Plugin[PluginConfig]):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.net.spool import PIECE, FileSpool
+from popproxy.net.spool import DISK, MEMORY, PIECE, FileSpool, Spools
 from tests.net.memory import bounded
 
 
@@ -139,3 +139,63 @@ def test_a_file_that_lost_octets_is_no_end_of_message() -> None:
     with pytest.raises(OSError, match="shorter than what was written"):
         list(spool.chunks())
     spool.close()
+
+
+# All spools of a worker
+
+
+def test_what_finds_no_room_in_memory_goes_to_disk_and_what_finds_none_there_is_told() -> None:
+    spools = Spools(100, 200)
+    one, two = spools.make(80), spools.make(80)
+    one.write(b"a" * 70)
+    assert spools.held == [70, 0]
+    two.write(b"b" * 31)
+    assert spools.held == [70, 31], "101 octets in memory would be too many"
+    one.write(b"c" * 11)
+    assert spools.held == [0, 112], "81 octets are too many for one"
+    with pytest.raises(OSError, match=r"all spools together hold limits\.spool_disk"):
+        two.write(b"d" * 89)
+    assert two.octets == 31 and b"".join(two.chunks()) == b"b" * 31
+    two.write(b"d" * 88)
+    assert spools.held == [0, 200]
+    three = spools.make(80)
+    three.write(b"e" * 80)
+    with pytest.raises(OSError, match="spool_disk"):
+        three.write(b"f")
+    assert b"".join(three.chunks()) == b"e" * 80
+    one.close()
+    one.close()
+    three.write(b"f")
+    assert spools.held == [0, 119 + 81]
+    del two
+    three.close()
+    assert spools.held == [0, 0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.one_of(st.none(), st.binary(max_size=60))), max_size=40),
+    st.integers(0, 120),
+    st.integers(0, 200),
+)
+def test_the_account_is_right_whatever_happens(steps: list[tuple[int, bytes | None]], memory: int, disk: int) -> None:
+    spools = Spools(memory, disk)
+    made = [spools.make(40) for _ in range(4)]
+    kept = [b""] * 4
+    for number, data in steps:
+        if data is None:
+            made[number].close()
+            made[number], kept[number] = spools.make(40), b""
+            continue
+        try:
+            made[number].write(data)
+        except OSError:
+            assert b"".join(made[number].chunks()) == kept[number]
+        else:
+            kept[number] += data
+        assert b"".join(made[number].chunks()) == kept[number]
+        assert spools.held[MEMORY] <= memory and spools.held[DISK] <= disk
+        assert sum(spools.held) == sum(map(len, kept))
+    for spool in made:
+        spool.close()
+    assert spools.held == [0, 0]
