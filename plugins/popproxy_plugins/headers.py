@@ -18,7 +18,7 @@ The rules run in order on every RETR and TOP, each on what those before it left.
 - ``rewrite = NAME, match = REGEX, with = TEMPLATE``: in every field of this name the first place that matches is
   replaced; ``\1`` and ``\g<name>`` stand for groups. What is matched is the unfolded value as it was sent, RFC 2047
   encoded-words not decoded, control characters read as spaces. Only its first 998 characters are matched, the rest
-  stays behind them. That bounds slow patterns; an exponential one such as ``(a+)+$`` stays one: write ``(?>a+)+$``.
+  stays behind them. A pattern that could take for ever, such as ``(a+)+$``, is refused: write ``(?>a+)+$``.
 
 ``if_header`` and ``unless_header`` (a name or a glob) make a rule wait for a field that is or is not there. In TEXT
 ``{user}`` is the name the client gave, ``{listener}``, ``{client}`` (its address), ``{session}`` and ``{upstream}``
@@ -49,10 +49,13 @@ from popproxy.api import (
     PluginConfig,
     SessionView,
     Slot,
+    bounded_pattern,
 )
 
 MATCHED = 998
 """Characters of a value that a pattern sees: one line of RFC 5322 section 2.1.1."""
+JUDGED = 96
+"""Characters by which patterns are judged: exponential ones are refused, two repetitions that share characters pass."""
 ROOM = 256
 """Octets that one rewrite rule may add beside its template: for a value that is folded or encoded anew."""
 
@@ -105,10 +108,7 @@ class Rule(PluginConfig):
     @classmethod
     def _is_pattern(cls, match: str | None) -> str | None:
         if match is not None:
-            try:
-                re.compile(match)
-            except re.error as error:
-                raise ValueError(f"{match!r} is no regular expression: {error}") from error
+            bounded_pattern(match, JUDGED)
         return match
 
     @model_validator(mode="after")

@@ -294,6 +294,7 @@ def test_promise_9_in_a_session(command: bytes, room: int | None) -> None:
         ({"add": "X-*", "value": "1"}, "'X-*' is a glob; add needs one name, like X-Name"),
         ({"rewrite": "X-?", "match": "a", "with": "b"}, "'X-?' is a glob; rewrite needs one name"),
         ({"rewrite": "X", "match": "(", "with": "b"}, "'(' is no regular expression: missing ), unterminated"),
+        ({"rewrite": "X", "match": "(a+)+$", "with": "b"}, "'(a+)+$' may take for ever on a text of 96 characters"),
         ({"rewrite": "X", "match": "a", "with": r"\1"}, r"with = '\\1' does not fit match = 'a': invalid group"),
         ({"rewrite": "X", "match": "a", "with": r"\g<x>"}, "unknown group name 'x'"),
         ({"rewrite": "X", "match": "a", "with": r"\q"}, r"bad escape \q"),
