@@ -24,12 +24,12 @@ class When(Model):
     user: Many[str] = Field(
         default=(),
         examples=[["*@archive.example.com"]],
-        description="Globs (`*`, `?`, `[...]`) for the user name, without case.",
+        description="Globs (`*`, `?`, `[...]`) for the user name as the client gave it, without case.",
     )
     domain: Many[str] = Field(
         default=(),
         examples=[["example.com"]],
-        description="Domains of the user name: what stands behind its last `@`, without case.",
+        description="Domains of the user name as the client gave it: what stands behind its last `@`, without case.",
     )
     network: Many[Network] = Field(
         default=(), examples=[["192.0.2.0/24", "2001:db8::/32"]], description="Networks of the client's address."
