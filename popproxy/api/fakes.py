@@ -115,6 +115,10 @@ class FakeResolver:
             raise OSError(f"no address for {host!r}: give play(..., names={{{host!r}: [...]}})")
         return list(self.names[host])
 
+    async def name(self, address: str) -> str | None:
+        """See api.Resolver."""
+        return next((host for host, addresses in self.names.items() if address in addresses), None)
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:

@@ -130,6 +130,11 @@ class Resolver(Protocol):
         """IPv4 and IPv6 addresses as text. Raises OSError when there is none."""
         ...
 
+    async def name(self, address: str) -> str | None:
+        """The host name that ``address`` claims, None when it has none; it may lie. Raises OSError when nobody can
+        tell now."""
+        ...
+
 
 class Http(Protocol):
     """HTTP/1.1 client. Connections are kept and used again; redirects, cookies and proxies are not followed."""

@@ -43,6 +43,18 @@ class TlsView:
     client_certificate: str | None = None
     by_proxy: bool = False
     """True when a trusted PROXY header, not this process, vouches for TLS."""
+    verify: str = ""
+    """Whether a client certificate was asked for, in nginx's words: ``SUCCESS`` it was shown and is good, ``NONE`` none
+    was shown, empty when none was asked for. A bad one ends the handshake."""
+    subject: str = ""
+    issuer: str = ""
+    """Distinguished names of the client certificate as RFC 2253 and OpenSSL write them, ASCII only."""
+    serial: str = ""
+    """Serial number, hexadecimal, upper case."""
+    fingerprint: str = ""
+    """SHA-1 of the certificate, hexadecimal, lower case."""
+    pem: str = field(default="", repr=False)
+    """The certificate itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +75,11 @@ class SessionView:
 
     ``user`` is the name the client gave (None before USER or AUTH), ``login`` the name used upstream after a
     successful login. ``server`` is the host and port in use upstream. ``client`` and ``local`` are IP addresses as
-    text, or ``unix``. ``phase`` is the RFC 1939 state as a lower-case word. ``messages`` counts messages retrieved.
-    ``attempt`` is which login attempt this is, 1 at the first. ``maildrop`` holds the messages by the number that
-    the client knows them by, hidden ones left out, with what is announced for them. It is empty when no plugin
-    subscribes to on_maildrop, and until the first command that needs message numbers has passed on_command.
+    text, or ``unix``; with ``proxied`` a trusted PROXY header told them. ``phase`` is the RFC 1939 state as a
+    lower-case word. ``messages`` counts messages retrieved. ``attempt`` is which login attempt this is, 1 at the
+    first. ``maildrop`` holds the messages by the number that the client knows them by, hidden ones left out, with
+    what is announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command
+    that needs message numbers has passed on_command.
     """
 
     id: str
@@ -84,6 +97,7 @@ class SessionView:
     phase: str = "authorization"
     messages: int = 0
     attempt: int = 1
+    proxied: bool = False
     maildrop: Mapping[int, MaildropEntry] = field(default_factory=lambda: _NO_MAILDROP, repr=False)
     slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 

@@ -217,6 +217,7 @@ def introduce(view: SessionView, header: ProxyHeader) -> None:
         return
     if isinstance(header.source, tuple):
         view.client, view.client_port = header.source
+        view.proxied = True
     if isinstance(header.destination, tuple):
         view.local, view.local_port = header.destination
     tls = header.tls

@@ -47,6 +47,16 @@ class LoopResolver:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(info[4][0]) for info in found))
 
+    async def name(self, address: str) -> str | None:
+        """See api.Resolver."""
+        try:
+            host, _ = await asyncio.get_running_loop().getnameinfo((address, 0), socket.NI_NAMEREQD)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_NONAME:
+                return None
+            raise
+        return host
+
 
 class PluginServices:
     """api.Services of one plugin. ``threads`` belong to the worker; ``spawn`` is the worker's."""
