@@ -26,6 +26,7 @@ from popproxy.wire.sasl import (
     PlainServer,
     SaslError,
     Secret,
+    Verifier,
 )
 
 quick = settings(max_examples=150, deadline=None)
@@ -160,9 +161,13 @@ def test_an_identity_needs_a_name_and_the_secret_it_speaks_of() -> None:
         ("a", "", b"p", Secret.NONE),
         ("\ud800", "", b"p", Secret.PASSWORD),
         ("a", "\udcff", b"p", Secret.PASSWORD),
+        ("", "", b"", Secret.TOKEN),
+        ("", "", b"p", Secret.DIGEST),
+        ("", "", b"", Secret.NONE),
     ]:
         with refusal("identity"):
             Identity(user, other, secret, kind)
+    assert Identity("", "", b"t", Secret.TOKEN).authcid == ""
     assert Identity("a", kind=Secret.NONE).secret == b""
     assert Identity("a", "", b" \xff\t ").secret == b" \xff\t "
 
@@ -288,7 +293,7 @@ def test_login_has_two_answers() -> None:
 @given(st.sampled_from(sorted(SERVER_MECHANISMS)), st.none() | st.binary(max_size=40), st.lists(st.binary()))
 @quick
 def test_whatever_a_client_sends_the_identity_is_safe(name: bytes, initial: bytes | None, answers: list[bytes]) -> None:
-    mechanism = SERVER_MECHANISMS[name]()
+    mechanism = SERVER_MECHANISMS[name](b"nonce")
     try:
         step = mechanism.start(initial)
         for answer in answers:
@@ -299,7 +304,7 @@ def test_whatever_a_client_sends_the_identity_is_safe(name: bytes, initial: byte
         return
     if isinstance(step, Complete):
         who = step.identity
-        assert who.authcid
+        assert who.authcid or who.kind is Secret.TOKEN
         assert not re.search(rb"[\x00\r\n]", who.authcid.encode() + who.authzid.encode() + who.secret)
         sent = b"\x00".join([initial or b"", *answers])
         assert who.authcid.encode() in sent
@@ -340,23 +345,44 @@ def test_a_password_mechanism_needs_a_password(make: Any, identity: Identity) ->
         make(identity)
 
 
-@given(names, names | st.just(""), secrets)
+@given(st.sampled_from([b"PLAIN", b"LOGIN"]), names, names | st.just(""), secrets)
 @quick
-def test_what_the_client_side_says_the_server_side_understands(user: str, other: str, secret: bytes) -> None:
-    for name, make in CLIENT_MECHANISMS.items():
-        identity = Identity(user, "" if name == b"LOGIN" else other, secret)
-        client, server = make(identity), SERVER_MECHANISMS[name]()
-        step = server.start(client.initial())
-        while isinstance(step, Challenge):
-            line = sasl.encode_challenge(step.data)
-            answer = sasl.encode_response(client.respond(sasl.decode_challenge(line[:-2])))
-            step = server.respond(sasl.decode_response(answer[:-2]))
-        assert step == Complete(identity)
+def test_what_the_client_side_says_the_server_side_understands(
+    name: bytes, user: str, other: str, secret: bytes
+) -> None:
+    identity = Identity(user, "" if name == b"LOGIN" else other, secret)
+    client, server = CLIENT_MECHANISMS[name](identity, b"c"), SERVER_MECHANISMS[name](b"s")
+    step = server.start(client.initial())
+    while isinstance(step, Challenge):
+        line = sasl.encode_challenge(step.data)
+        answer = client.respond(sasl.decode_challenge(line[:-2]))
+        assert isinstance(answer, bytes)
+        step = server.respond(sasl.decode_response(sasl.encode_response(answer)[:-2]))
+    assert step == Complete(identity)
 
 
 def test_the_registries_know_the_mechanisms_by_their_own_names() -> None:
-    assert list(SERVER_MECHANISMS) == list(CLIENT_MECHANISMS) == [b"PLAIN", b"LOGIN"]
     for name, server in SERVER_MECHANISMS.items():
-        client = CLIENT_MECHANISMS[name](Identity("a", "", b"p"))
-        assert server().name == client.name == name
-        assert client.reads_challenges is False
+        assert server(b"s").name == name
+        with refusal("sequence"):
+            server(b"s").respond(b"")
+    for name, client in CLIENT_MECHANISMS.items():
+        token = name in (b"OAUTHBEARER", b"XOAUTH2")
+        made = client(Identity("a", "", b"p", Secret.TOKEN if token else Secret.PASSWORD), b"c")
+        assert made.name == name
+        assert (made.initial() is None) == (name == b"LOGIN")
+        assert made.reads_challenges == (name not in (b"PLAIN", b"LOGIN"))
+    assert set(CLIENT_MECHANISMS) <= set(SERVER_MECHANISMS)
+
+
+@pytest.mark.parametrize("name", [name for name in SERVER_MECHANISMS if not name.startswith(b"SCRAM")])
+def test_only_scram_wants_a_verifier(name: bytes) -> None:
+    with refusal("sequence"):
+        SERVER_MECHANISMS[name](b"s").supply(Verifier(b"salt", 1, b"s" * 32, b"k" * 32))
+
+
+@pytest.mark.parametrize("name", [name for name in CLIENT_MECHANISMS if not name.startswith(b"SCRAM")])
+def test_only_scram_derives(name: bytes) -> None:
+    kind = Secret.TOKEN if b"OAUTH" in name else Secret.PASSWORD
+    with refusal("sequence"):
+        CLIENT_MECHANISMS[name](Identity("a", "", b"p", kind), b"c").derived(b"x")

@@ -63,3 +63,17 @@ def name_of(what: str, octets: bytes) -> str:
         return octets.decode()
     except UnicodeDecodeError:
         raise SaslError("identity", f"the {what} is not UTF-8") from None
+
+
+def with_password(identity: Identity) -> Identity:
+    """``identity``. Raises SaslError("identity") when it has no password."""
+    if identity.kind is not Secret.PASSWORD:
+        raise SaslError("identity", "the mechanism needs a password, and there is none")
+    return identity
+
+
+def with_token(identity: Identity) -> Identity:
+    """``identity``. Raises SaslError("identity") when it has no token."""
+    if identity.kind is not Secret.TOKEN:
+        raise SaslError("identity", "the mechanism needs a token, and there is none")
+    return identity

@@ -89,19 +89,19 @@ def keys_of(hash: str, salted: bytes) -> tuple[bytes, bytes, bytes]:
     return client, digest(hash, client), mac(hash, salted, b"Server Key")
 
 
-def fake(seed: bytes, mechanism: str, user: str, like: Verifier | None = None) -> Verifier:
+def fake(seed: bytes, mechanism: str, user: str, salt_octets: int = 16, iterations: int = 4096) -> Verifier:
     """A verifier that no password fits, always the same for one user as long as ``seed`` stays.
 
-    A client cannot tell it from a genuine one, which ``like`` may show the shape of: who asks for a user that does
-    not exist reads a salt and an iteration count, and is refused as with a wrong password.
+    A client cannot tell it from a genuine one of the same shape: who asks for a user that does not exist reads a
+    salt and an iteration count, and is refused as with a wrong password.
     """
     hash = HASHES[mechanism]
-    size, iterations = (len(like.salt), like.iterations) if like is not None else (16, 4096)
     name = mechanism.encode() + b"\0" + user.encode("utf-8", "surrogateescape")
     salt = b""
-    while len(salt) < size:
+    while len(salt) < salt_octets:
         salt += mac(hash, seed, name + b"\0salt%d" % len(salt))
     # The keys are no hash of anything that is sent, so nothing fits them.
-    return Verifier(salt[:size], iterations, mac(hash, seed, name + b"\0stored"), mac(hash, seed, name + b"\0server"))
+    stored, server = (mac(hash, seed, name + b"\0" + key) for key in (b"stored", b"server"))
+    return Verifier(salt[:salt_octets], iterations, stored, server)
 
 

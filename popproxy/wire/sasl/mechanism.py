@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from popproxy.wire.sasl.identity import Identity
+from popproxy.wire.sasl.keys import Derivation, Verifier
+from popproxy.wire.sasl.lines import SaslError
 
 # Server side
 
@@ -23,22 +25,32 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The mechanism has all it needs. Whether ``identity`` may log in is for others to decide."""
+    """The mechanism has all it needs. Whether ``identity`` may log in is for others to decide.
+
+    ``challenge`` is what the secret of an identity with a DIGEST answers.
+    """
 
     identity: Identity
+    challenge: bytes = b""
 
 
-Step = Challenge | Complete
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The mechanism cannot go on without the verifier of ``user``: give it one by supply(), a fake one if need be."""
+
+    user: str
+
+
+Step = Challenge | Complete | Wanted
 
 
 class ServerMechanism(ABC):
     """One exchange with one client: start() once, then respond() for every answer, until Complete or SaslError.
 
-    A mechanism that needs something from outside before it can go on (SCRAM: the stored keys of a name) adds a
-    kind of Step; these two methods stay.
+    SCRAM comes to Wanted on its way, which is answered by supply().
     """
 
-    name: ClassVar[bytes]
+    name: bytes
 
     @abstractmethod
     def start(self, initial: bytes | None) -> Step:
@@ -48,11 +60,15 @@ class ServerMechanism(ABC):
     def respond(self, data: bytes) -> Step:
         """``data`` is the client's decoded answer to the last Challenge. Raises SaslError."""
 
+    def supply(self, verifier: Verifier) -> Step:
+        """The answer to Wanted. Raises SaslError."""
+        raise SaslError("sequence", f"{self.name.decode()} wants no verifier")
+
     def refused(self) -> bytes | None:
         """The data of a last challenge that must be sent and answered before the ``-ERR``, or None.
 
-        Call it when an identity that was Complete is not let in (RFC 7628 section 3.2.2: the error document);
-        the client's answer to it is dropped.
+        Call it when an identity that was Complete is not let in because of its secret (RFC 7628 section 3.2.2: the
+        error document); the client's answer to it is dropped.
         """
         return None
 
@@ -68,16 +84,27 @@ class ClientMechanism(ABC):
     to respond().
     """
 
-    name: ClassVar[bytes]
+    name: bytes
+    messages: ClassVar[int]
+    """How many messages the client sends until it has said all; a success before that proves nothing."""
     reads_challenges: ClassVar[bool]
     """False: the answers do not depend on the challenges, and a server whose prompt is not even base64 (they
     exist) may be served with respond(b"")."""
+    failed = False
+    """Whether the server has told of a failure inside the exchange; only ``-ERR`` may follow."""
+    document = b""
+    """How it told so, as far as others may know (RFC 7628 section 3.2.2: an error document, JSON)."""
 
     @abstractmethod
     def initial(self) -> bytes | None:
         """The first message, not yet base64; None when the server speaks first. Changes nothing."""
 
     @abstractmethod
-    def respond(self, challenge: bytes) -> bytes:
-        """The answer to a decoded challenge. Raises SaslError("sequence") for one more than there are answers,
-        SaslError("syntax") for one that makes no sense."""
+    def respond(self, challenge: bytes) -> bytes | Derivation:
+        """The answer to a decoded challenge, or what must be computed before there is one: then it comes from
+        derived(). Raises SaslError("sequence") for one more than there are answers, SaslError("syntax") for one that
+        makes no sense, SaslError("proof") when the server does not prove what it has to."""
+
+    def derived(self, salted: bytes) -> bytes:
+        """The answer, when a Derivation is computed. Raises SaslError."""
+        raise SaslError("sequence", f"{self.name.decode()} derives nothing")

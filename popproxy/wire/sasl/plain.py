@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from popproxy.wire.sasl.identity import Identity, Secret, name_of
+from popproxy.wire.sasl.identity import Identity, Secret, name_of, with_password
 from popproxy.wire.sasl.lines import SaslError
 from popproxy.wire.sasl.mechanism import Challenge, ClientMechanism, Complete, ServerMechanism, Step
 
@@ -77,10 +77,11 @@ class PlainClient(ClientMechanism):
     """PLAIN, RFC 4616. Raises SaslError("identity") for an identity without a password."""
 
     name = b"PLAIN"
+    messages = 1
     reads_challenges = False
 
     def __init__(self, identity: Identity) -> None:
-        self._identity = _with_password(identity)
+        self._identity = with_password(identity)
 
     def initial(self) -> bytes:
         """See ClientMechanism."""
@@ -100,10 +101,11 @@ class LoginClient(ClientMechanism):
     """
 
     name = b"LOGIN"
+    messages = 2
     reads_challenges = False
 
     def __init__(self, identity: Identity) -> None:
-        self._identity = _with_password(identity)
+        self._identity = with_password(identity)
         if identity.authzid:
             raise SaslError("identity", "LOGIN cannot carry an authorization identity: use PLAIN")
         self._answered = 0
@@ -120,9 +122,3 @@ class LoginClient(ClientMechanism):
         if self._answered == 2:
             return self._identity.secret
         raise SaslError("sequence", "the server asks for more than LOGIN has")
-
-
-def _with_password(identity: Identity) -> Identity:
-    if identity.kind is not Secret.PASSWORD:
-        raise SaslError("identity", "the mechanism needs a password, and there is none")
-    return identity
