@@ -21,7 +21,7 @@ from typing import cast
 
 from popproxy.sample.maildir import Maildir
 from popproxy.sample.outputs import Close, Job, StartTls
-from popproxy.sample.session import Offer, Session
+from popproxy.sample.session import KNOWN_MECHANISMS, MECHANISMS, Offer, Session
 
 GATHER = 16_384  # small outputs are put together up to this many octets
 WRITE_BUFFER = 131_072  # octets waiting for the client before the next output is taken
@@ -34,7 +34,8 @@ class SampleServer:
 
     ``maildirs`` and ``passwords`` have the same users. With ``tls`` the server offers STLS, or speaks TLS from
     the first octet when ``implicit_tls`` is set. ``port`` 0 takes a free one. ``apop_secrets`` (user: secret)
-    turns APOP on, ``clear_auth=False`` refuses a login without TLS, ``international=False`` makes it a server
+    turns APOP on, ``mechanisms`` are those of SASL (wire/sasl), ``tokens`` (user: token) what OAUTHBEARER and
+    XOAUTH2 let in, ``clear_auth=False`` refuses a login without TLS, ``international=False`` makes it a server
     that does not know RFC 6856. ``idle_timeout`` is in seconds: for a client that neither sends nor takes
     anything (RFC 1939 section 3 asks for ten minutes at least). ValueError tells what does not fit together.
     """
@@ -51,6 +52,8 @@ class SampleServer:
         apop_secrets: Mapping[str, str] | None = None,
         clear_auth: bool = True,
         international: bool = True,
+        mechanisms: tuple[str, ...] = MECHANISMS,
+        tokens: Mapping[str, str] | None = None,
         idle_timeout: float = 600.0,
     ) -> None:
         if lonely := sorted(maildirs.keys() ^ passwords.keys()):
@@ -62,7 +65,11 @@ class SampleServer:
         if not clear_auth and tls is None:
             raise ValueError("clear_auth=False without tls=<ssl.SSLContext> lets nobody log in")
         self._maildirs = {user: Maildir(directory) for user, directory in maildirs.items()}
-        self._offer = Offer(passwords, apop_secrets or {}, tls is not None, clear_auth, international)
+        if unknown := sorted(set(mechanisms) - KNOWN_MECHANISMS):
+            raise ValueError(f"mechanisms names what this server does not speak: {unknown}")
+        self._offer = Offer(
+            passwords, apop_secrets or {}, tls is not None, clear_auth, international, mechanisms, tokens or {}
+        )
         self._address = (host, port)
         self._tls = tls
         self._implicit_tls = implicit_tls

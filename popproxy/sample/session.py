@@ -1,4 +1,4 @@
-"""One POP3 session of the sample server, without a socket (RFC 1939, 2449, 2595, 3206, 5034, 6856).
+"""One POP3 session of the sample server, without a socket (RFC 1939, 2449, 2595, 3206, 5034, 5802, 6856, 7628).
 
 Law: octets in, outputs out, pulled one at a time, so that whoever sends them decides the pace and a large
 message is never held whole. Outputs do not depend on how the input was cut. Nothing a client sends raises.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +27,8 @@ from popproxy.wire.replies import err, ok
 
 LINE_LIMIT = 65_536  # octets of one line; RFC 5034 section 4 sets no limit to the lines of SASL
 LANGUAGES = {b"i-default": b"Default language", b"en": b"English"}  # RFC 6856 section 3
-MECHANISMS: dict[bytes, type[sasl.ServerMechanism]] = {b"PLAIN": sasl.PlainServer, b"LOGIN": sasl.LoginServer}
+MECHANISMS = ("PLAIN", "LOGIN")
+KNOWN_MECHANISMS = frozenset({*MECHANISMS, "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2"})
 
 _STLS_FIRST = err("Use STLS before you log in", b"SYS/PERM")
 _log = logging.getLogger(__name__)
@@ -36,7 +38,8 @@ _log = logging.getLogger(__name__)
 class Offer:
     """What a server offers its clients; the same for all sessions.
 
-    ``passwords``: user to password. ``apop_secrets``: user to the secret shared with him; empty means no
+    ``passwords``: user to password. ``tokens``: user to OAuth token. ``mechanisms``: of SASL, in the order of the
+    list. ``apop_secrets``: user to the secret shared with him; empty means no
     APOP. ``stls``: a certificate is at hand. ``clear_auth``: a login without TLS is allowed.
     ``international``: UTF8 and LANG (RFC 6856); without it, 8-bit headers are sent as they are.
     """
@@ -46,6 +49,8 @@ class Offer:
     stls: bool = False
     clear_auth: bool = True
     international: bool = True
+    mechanisms: tuple[str, ...] = MECHANISMS
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Session:
@@ -70,6 +75,7 @@ class Session:
         self._lines = LineBuffer(LINE_LIMIT)
         self._user: bytes | None = None
         self._mechanism: sasl.ServerMechanism | None = None
+        self._refusing = False
         self._utf8 = False
         self._transaction: Transaction | None = None
         self._closed = False
@@ -125,12 +131,17 @@ class Session:
             command = parse(text)
         except BadCommand as error:
             self._mechanism = None
+            self._refusing = False
             return (err(str(error)),)
         here = Where.AUTHORIZATION if self._transaction is None else Where.TRANSACTION
         if not command.verb.where & here:
             return (err(f"{command.name} is not a command of the {here.name} state"),)
         handler = self._handlers.get(command.verb.name)
         return handler(command) if handler is not None else (err("Unknown command"),)
+
+    @property
+    def _names(self) -> list[bytes]:
+        return [name.encode() for name in self._offer.mechanisms]
 
     def _must_start_tls(self) -> bool:
         return not self._tls and not self._offer.clear_auth
@@ -166,11 +177,11 @@ class Session:
             return (_STLS_FIRST,)
         words = command.arguments
         if not words:  # a habit from before RFC 5034
-            return (ok("Mechanisms follow"), *(name + b"\r\n" for name in MECHANISMS), b".\r\n")
-        make = MECHANISMS.get(words[0].upper())
-        if make is None:
+            return (ok("Mechanisms follow"), *(name + b"\r\n" for name in self._names), b".\r\n")
+        name = words[0].upper()
+        if name not in self._names:
             return (err("Unknown mechanism"),)
-        mechanism = make()
+        mechanism = sasl.SERVER_MECHANISMS[name](secrets.token_urlsafe(18).encode())
         try:
             initial = sasl.decode_initial(words[1]) if len(words) == 2 else None
             return self._after(mechanism, mechanism.start(initial))
@@ -179,6 +190,9 @@ class Session:
 
     def _on_response(self, mechanism: sasl.ServerMechanism, text: bytes) -> Iterable[Output]:
         self._mechanism = None
+        if self._refusing:  # RFC 7628 section 3.2.3: the answer to the error document, whatever it is
+            self._refusing = False
+            return self._admit(b"", False)
         if text == sasl.CANCEL:
             return (err("Authentication cancelled"),)
         try:
@@ -190,14 +204,36 @@ class Session:
         if isinstance(step, sasl.Challenge):
             self._mechanism = mechanism
             return (sasl.encode_challenge(step.data),)
+        if isinstance(step, sasl.Wanted):
+            return self._after(mechanism, mechanism.supply(self._verifier(mechanism.name.decode(), step.user)))
         who = step.identity
         if who.authzid not in ("", who.authcid):  # nobody here may act as somebody else
             return self._admit(b"", False)
+        if who.kind is sasl.Secret.TOKEN:
+            return self._judge(mechanism, who)
+        if who.kind is sasl.Secret.NONE:
+            return self._admit(who.authcid.encode(), True)
         return self._log_in(who.authcid.encode(), who.secret)
+
+    def _judge(self, mechanism: sasl.ServerMechanism, who: sasl.Identity) -> Iterable[Output]:
+        known = self._offer.tokens.get(who.authcid)
+        if known is not None and hmac.compare_digest(known.encode(), who.secret):
+            return self._admit(who.authcid.encode(), True)
+        self._mechanism = mechanism
+        self._refusing = True
+        return (sasl.encode_challenge(mechanism.refused() or b""),)
+
+    def _verifier(self, mechanism: str, user: str) -> sasl.Verifier:
+        """What SCRAM needs of a user; it fits no password when there is no such user."""
+        password = self._offer.passwords.get(user)
+        if password is None:
+            return sasl.fake(b"sample", mechanism, user)
+        return sasl.Verifier.derive(mechanism, password, hashlib.sha256(user.encode()).digest()[:16])
 
     @staticmethod
     def _malformed(error: sasl.SaslError) -> Iterable[Output]:
-        return (err("Authentication is malformed", b"AUTH" if error.reason == "identity" else None),)
+        wrong = error.reason in ("identity", "proof")
+        return (err("Authentication is malformed", b"AUTH" if wrong else None),)
 
     def _log_in(self, user: bytes, password: bytes) -> Iterable[Output]:
         known = self._offer.passwords.get(_name(user))
@@ -247,7 +283,7 @@ class Session:
         """RFC 2449 section 5: what is there in AUTHORIZATION is announced in both states."""
         tags = [b"TOP", b"UIDL", b"RESP-CODES", b"AUTH-RESP-CODE", b"PIPELINING", b"EXPIRE NEVER"]
         if not self._must_start_tls():
-            tags += [b"USER", b"SASL " + b" ".join(MECHANISMS)]
+            tags += [b"USER", b"SASL " + b" ".join(self._names)]
         if self._offer.stls and not self._tls:
             tags.append(b"STLS")
         if self._offer.international:
