@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from popproxy.config.budgets import Limits, Timeouts
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.problems import Wrong
+from popproxy.config.secrets import Secret
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import BindAddress
 from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word, shown
@@ -221,6 +222,12 @@ class Protocol(Model):
         default="",
         examples=["popproxy"],
         description="Text of the capability IMPLEMENTATION. Empty: not announced.",
+    )
+    decoy_secret: Secret | None = Field(
+        default=None,
+        examples=[{"file": "/etc/popproxy/decoy"}],
+        description="Makes the salts that SCRAM shows to users who do not exist, so that nobody can tell them from "
+        "others. Without it these salts change at every start, and are different on every proxy. A secret.",
     )
 
 

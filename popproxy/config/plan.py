@@ -235,6 +235,7 @@ def _protocol(protocol: Protocol) -> dict[str, Any]:
         "bare_lf": protocol.bare_lf,
         "pipelining": protocol.pipelining,
         "implementation": protocol.implementation,
+        **({"decoy": protocol.decoy_secret.get_secret_value().encode()} if protocol.decoy_secret else {}),
     }
 
 

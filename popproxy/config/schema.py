@@ -54,7 +54,7 @@ servers = ["pop3s://mail1.example.com", "pop3://mail2.example.com"]
 # ca_file = "/etc/popproxy/upstream-ca.pem"              # instead of the system's store
 # server_name = "mail.example.com"                       # for SNI and verification, instead of the URL's host
 # verify = false                                         # lets anyone in between read passwords
-# mechanism = "plain"                                    # or "auto", "user", "login"
+# mechanism = "plain"            # or "auto", "user", "login", "scram-sha-256", "oauthbearer", "xoauth2"
 # initial_response = "never"                             # AUTH in two steps, for servers that need it
 # client_certificate = { cert = "/etc/popproxy/proxy.pem", key = "/etc/popproxy/proxy.key" }
 
@@ -106,6 +106,7 @@ open = ["LAST"]                      # fenced verbs that are relayed
 bare_lf = false
 pipelining = true
 implementation = ""
+# decoy_secret = "long and random"                       # SCRAM: what users who do not exist are shown
 """
 
 

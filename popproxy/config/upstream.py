@@ -11,6 +11,7 @@ from popproxy.config.listener import Certificate
 from popproxy.config.problems import Wrong
 from popproxy.config.urls import Server, ServerUrl, parse_server
 from popproxy.config.values import Duration, Many, Model, ReadableFile, shown
+from popproxy.core.plan import Mechanism
 
 
 def _server_name(value: object) -> str:
@@ -124,10 +125,12 @@ class Upstream(Model):
         examples=["mail.example.com"],
         description="Name to ask for (SNI) and to verify instead of the URL's host.",
     )
-    mechanism: Literal["auto", "user", "plain", "login"] = Field(
+    mechanism: Mechanism = Field(
         default="auto",
-        description="How the proxy logs in: `user` is USER and PASS, `plain` and `login` are SASL. `auto` takes USER "
-        "and PASS unless the server announces only SASL.",
+        description="How the proxy logs in: `user` is USER and PASS, the others are SASL; `oauthbearer` and `xoauth2` "
+        "need a token. `auto` takes what the server announces and the credentials can do: of passwords USER and PASS, "
+        "PLAIN, LOGIN, SCRAM-SHA-256; of tokens OAUTHBEARER, XOAUTH2. What the proxy offers its own clients depends on "
+        "this.",
     )
     initial_response: Literal["auto", "never", "always"] = Field(
         default="auto",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from popproxy.api.views import SessionView
-from popproxy.core.effects import Dial, Dialed, Effect, Judge, Level, SecureUpstream
+from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Leg, Relayed, Result
 from popproxy.core.login import CAPA, Knowledge, prepare, relay
@@ -19,6 +19,8 @@ from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan
 from popproxy.core.target import Target
 from popproxy.wire.commands import Command
+from popproxy.wire.errors import Code
+from popproxy.wire.sasl import Derivation
 
 Then = Callable[[Failure | None], None]
 """Goes on: None when the leg is ready."""
@@ -75,8 +77,8 @@ class Desk(Protocol):
         """Let the client wait."""
         ...
 
-    def turned_away(self) -> None:
-        """The login failed and was answered."""
+    def turned_away(self, reply: bytes, code: Code | None, document: bytes) -> None:
+        """The login failed; this is the answer. ``document``: what a refused token is told before (RFC 7628)."""
         ...
 
     def rest(self) -> bytes:
@@ -158,7 +160,7 @@ class Approach:
                 return
             s.upstream_open = True
             s.view.server = self._server = outcome.server
-            leg = Leg(target, s.plan.limits, s.to_upstream.append, self._secure, self._wait)
+            leg = Leg(target, s.plan.limits, s.to_upstream.append, self._secure, self._wait, self._derive)
             policy = s.plan.upstreams[target.upstream]
 
             def opened(result: Result) -> None:
@@ -239,6 +241,15 @@ class Approach:
 
         self._desk.suspend()
         self.s.effects.append(SecureUpstream(self.s.ask(secured)))
+
+    def _derive(self, derivation: Derivation) -> None:
+        leg = self._leg
+
+        def derived(outcome: bytes) -> None:
+            if leg is not None and leg is self._leg:
+                leg.derived(outcome)
+
+        self.s.effects.append(Derive(self.s.ask(derived), derivation))
 
     def _wait(self, seconds: float, kind: Kind) -> None:
         self._kind = kind

@@ -13,6 +13,7 @@ from popproxy.api.views import TlsView
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure
 from popproxy.core.target import Target
+from popproxy.wire.sasl import Derivation
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -64,6 +65,14 @@ class SecureUpstream:
 
 
 @dataclass(frozen=True, slots=True)
+class Derive:
+    """Compute ``derivation`` where it holds nobody up. Outcome: the octets."""
+
+    id: int
+    derivation: Derivation
+
+
+@dataclass(frozen=True, slots=True)
 class Await:
     """Await an async hook, at most its subscriber's deadline. Outcome: Returned."""
 
@@ -100,5 +109,5 @@ class Note:
     error: BaseException | None = field(default=None, compare=False)
 
 
-Effect = Dial | Judge | SecureClient | SecureUpstream | Await | CloseClient | CloseUpstream | Note
-Outcome = Dialed | TlsView | Returned | Failure | None
+Effect = Dial | Judge | SecureClient | SecureUpstream | Derive | Await | CloseClient | CloseUpstream | Note
+Outcome = Dialed | TlsView | Returned | Failure | bytes | None

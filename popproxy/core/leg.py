@@ -16,6 +16,7 @@ from popproxy.core.target import Target
 from popproxy.wire.errors import Code
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import Status, parse_status
+from popproxy.wire.sasl import Derivation
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,10 @@ class StartTls:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A whole reply. ``status`` is None for a SASL challenge; ``lines`` is the content of a multi-line one."""
+    """A whole reply. ``status`` is None for a SASL challenge; ``lines`` is the content of a multi-line one.
+
+    What came of a Derivation is heard as ``raw``, too.
+    """
 
     raw: bytes
     status: Status | None
@@ -62,10 +66,14 @@ class LoggedIn:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """The upstream did not. ``code`` is what the client is told, ``reason`` the upstream's own line."""
+    """The upstream did not. ``code`` is what the client is told, ``reason`` the upstream's own line.
+
+    ``document`` is the error document of an upstream that refused a token (RFC 7628 section 3.2.2), else empty.
+    """
 
     code: Code
     reason: str
+    document: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +85,21 @@ class Relayed:
 
 
 Result = LoggedIn | LoginRefused | Relayed | Failure | None
-Dialogue = Generator[Say | StartTls, Heard, Result]
+Dialogue = Generator[Say | StartTls | Derivation, Heard, Result]
 
 
 class Leg:
     """A connection to a server of ``target`` on its way to a login, or to its end.
 
-    ``write`` sends octets upstream, ``secure`` asks for TLS (answered with ``secured``), ``wait`` sets the time
-    by which the upstream must have answered. One dialogue runs at a time; its result goes to ``then``.
+    ``write`` sends octets upstream, ``secure`` asks for TLS (answered with ``secured``), ``derive`` for what takes
+    long to compute (answered with ``derived``), ``wait`` sets the time by which the upstream must have answered.
+    One dialogue runs at a time; its result goes to ``then``.
     """
 
     __slots__ = (
         "_body",
         "_buffer",
+        "_derive",
         "_head",
         "_limits",
         "_running",
@@ -112,6 +122,7 @@ class Leg:
         write: Callable[[bytes], None],
         secure: Callable[[], None],
         wait: Callable[[float, Kind], None],
+        derive: Callable[[Derivation], None],
     ) -> None:
         self.target = target
         self.securing = False
@@ -127,6 +138,7 @@ class Leg:
         self._write = write
         self._secure = secure
         self._wait = wait
+        self._derive = derive
         self._buffer = LineBuffer(limits.reply)
         self._running: tuple[Dialogue, Callable[[Result], None]] | None = None
         self._head: Heard | None = None
@@ -155,6 +167,9 @@ class Leg:
             if self.securing:
                 self.fail(_injected())
                 return
+            if self.said is None:
+                self.fail(_early())
+                return
             line = self._buffer.next()
             if line is None and not self._buffer.overlong:
                 return
@@ -173,6 +188,11 @@ class Leg:
         if self._running is not None:
             dialogue, then = self._running
             self._step(lambda: next(dialogue), then)
+
+    def derived(self, outcome: bytes) -> None:
+        """It is computed."""
+        if self._running is not None:
+            self._hear(Heard(outcome, None), *self._running)
 
     def fail(self, failure: Failure) -> None:
         """End the dialogue with ``failure``."""
@@ -220,7 +240,7 @@ class Leg:
     def _hear(self, heard: Heard, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
         self._step(lambda: dialogue.send(heard), then)
 
-    def _step(self, advance: Callable[[], Say | StartTls], then: Callable[[Result], None]) -> None:
+    def _step(self, advance: Callable[[], Say | StartTls | Derivation], then: Callable[[Result], None]) -> None:
         """Let the dialogue go on to what it says next, or to its end."""
         self.said = None
         try:
@@ -236,10 +256,16 @@ class Leg:
             self.securing = True
             self._secure()
             return
+        if isinstance(step, Derivation):
+            if len(self._buffer):
+                self.fail(_early())
+                return
+            self._derive(step)
+            return
         self.said = step
         if step.data:
             if len(self._buffer):
-                self.fail(Failure(Kind.UNASKED, "octets that nobody asked for, before the next command"))
+                self.fail(_early())
                 return
             self.confided = self.confided or step.secret
             self._write(step.data)
@@ -248,3 +274,7 @@ class Leg:
 
 def _injected() -> Failure:
     return Failure(Kind.PROTOCOL, "octets in the clear behind the reply to STLS")
+
+
+def _early() -> Failure:
+    return Failure(Kind.UNASKED, "octets that nobody asked for, before the next command")

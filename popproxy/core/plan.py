@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,13 +12,15 @@ from popproxy.core.limits import Limits, Timeouts
 from popproxy.wire.commands import Verb
 
 LegTls = Literal["off", "starttls", "implicit"]
+Mechanism = Literal["auto", "user", "plain", "login", "scram-sha-256", "oauthbearer", "xoauth2"]
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPolicy:
     """How the proxy speaks to one upstream. ``tls`` is what the server's URL asks for.
 
-    ``mechanism``: ``auto`` takes USER and PASS unless the upstream announces only SASL. ``initial_response``:
+    ``mechanism``: ``auto`` takes what the upstream announces and the credentials can do (core/mechanisms.py), USER
+    and PASS first. ``initial_response``:
     ``auto`` sends AUTH in one line when the upstream announces SASL and the line fits (RFC 5034), ``never``
     always in two steps, ``always`` in one line whatever its length. ``servers`` is how many it has; with ``sticky``
     a login's key decides which of them serves it.
@@ -25,10 +28,14 @@ class UpstreamPolicy:
 
     name: str
     tls: LegTls = "starttls"
-    mechanism: Literal["auto", "user", "plain", "login"] = "auto"
+    mechanism: Mechanism = "auto"
     initial_response: Literal["auto", "never", "always"] = "auto"
     servers: int = 1
     sticky: bool = False
+
+
+def _nonce() -> bytes:
+    return secrets.token_urlsafe(24).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +62,7 @@ class SessionPlan:
     chain: Chain = field(default_factory=Chain)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    decoy: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    """Of this the salts are made that SCRAM shows to users who do not exist; the same for ever, at best."""
+    nonce: Callable[[], bytes] = _nonce
+    """Letters, digits, ``-`` and ``_`` that nobody can guess and that never come again: for challenges."""

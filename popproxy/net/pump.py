@@ -19,6 +19,7 @@ from popproxy.core.effects import (
     Await,
     CloseClient,
     CloseUpstream,
+    Derive,
     Dial,
     Dialed,
     Effect,
@@ -285,6 +286,8 @@ class Pump(asyncio.Protocol):
             self._close_client()
         elif isinstance(effect, Await):
             self._hooks.begin(effect)
+        elif isinstance(effect, Derive):
+            self.front.spawn(self._derive(effect))
         elif isinstance(effect, SecureClient):
             self._secure_client(effect)
         elif isinstance(effect, SecureUpstream) and self._side is not None:
@@ -317,6 +320,9 @@ class Pump(asyncio.Protocol):
                 self._lease.good()
             else:
                 self._lease.bad(effect.failure, effect.who)
+
+    async def _derive(self, effect: Derive) -> None:
+        self.done(effect.id, await asyncio.to_thread(effect.derivation.compute))
 
     def _secure_client(self, effect: SecureClient) -> None:
         """TLS on the client's leg, when the reply to STLS has left the buffer."""

@@ -16,6 +16,7 @@ from popproxy.config.plan import Bind, ListenerPlan, Plan, UpstreamPlan
 from popproxy.core.chain import Chain
 from popproxy.core.conditions import Condition
 from popproxy.core.entrance import shown
+from popproxy.core.mechanisms import TOKENS
 from popproxy.run.steps import StepView, text, walk
 
 Address = IPv4Address | IPv6Address
@@ -274,8 +275,9 @@ def _login(upstream: UpstreamPlan) -> str:
         "always": "in one line",
     }[policy.initial_response]
     if policy.mechanism == "auto":
-        return f"USER and PASS; AUTH ({first}) when the server announces only SASL"
-    return f"AUTH {policy.mechanism.upper()}, {first}"
+        return f"USER and PASS; AUTH ({first}) for a token, or when the server announces only SASL"
+    name = policy.mechanism.upper()
+    return f"AUTH {name}{' with a token' if name in TOKENS else ''}, {first}"
 
 
 def render(explanation: Explanation) -> str:

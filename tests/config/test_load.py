@@ -140,7 +140,8 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
         ),
         (
             '[upstream.main]\nservers = ["pop3s://x"]\nmechanism = "cram"',
-            '3: upstream.main.mechanism: "cram" is not one of the choices; write "auto", "user", "plain" or "login"',
+            '3: upstream.main.mechanism: "cram" is not one of the choices; write "auto", "user", "plain", "login", '
+            '"scram-sha-256", "oauthbearer" or "xoauth2"',
         ),
         ("[[plugin]]\nname = \"a\"", '1: plugin[a].use: is missing; write use = "headers"'),
         (

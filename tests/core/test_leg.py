@@ -11,17 +11,19 @@ from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Heard, Leg, Relayed, Result, Say, StartTls
 from popproxy.core.limits import Limits
 from popproxy.core.target import Target
+from popproxy.wire.sasl import Derivation
 
 
 class Bench:
     def __init__(self, **limits: int) -> None:
         self.out: list[bytes] = []
         self.secure = 0
+        self.derivations: list[Derivation] = []
         self.waits: list[tuple[float, Kind]] = []
         self.results: list[Result] = []
         self.heard: list[Heard] = []
         self.closed = False
-        self.leg = Leg(Target("main"), Limits(**limits), self.out.append, self.tls, self.wait)
+        self.leg = Leg(Target("main"), Limits(**limits), self.out.append, self.tls, self.wait, self.derivations.append)
 
     def tls(self) -> None:
         self.secure += 1
@@ -29,8 +31,8 @@ class Bench:
     def wait(self, seconds: float, kind: Kind) -> None:
         self.waits.append((seconds, kind))
 
-    def run(self, *steps: Say | StartTls) -> Bench:
-        def dialogue() -> Generator[Say | StartTls, Any, Result]:
+    def run(self, *steps: Say | StartTls | Derivation) -> Bench:
+        def dialogue() -> Generator[Say | StartTls | Derivation, Any, Result]:
             try:
                 for step in steps:
                     heard = yield step
@@ -186,3 +188,35 @@ def test_another_dialogue_on_the_same_leg() -> None:
     bench.run(ASK)
     bench.leg.data(b"+OK\r\n")
     assert bench.results == [Relayed(True, b"")] * 2
+
+
+DERIVE = Derivation("sha256", b"pencil", b"salt", 1)
+
+
+def test_what_takes_long_is_computed_elsewhere() -> None:
+    bench = Bench().run(ASK, DERIVE, ASK)
+    bench.leg.data(b"+OK\r\n")
+    assert bench.derivations == [DERIVE]
+    assert len(bench.out) == 1
+    bench.leg.derived(b"salted")
+    assert bench.heard[1] == Heard(b"salted", None)
+    assert len(bench.out) == 2
+    bench.leg.data(b"+OK\r\n")
+    assert bench.results == [Relayed(True, b"")]
+
+
+def test_an_outcome_that_comes_too_late_is_nothing() -> None:
+    bench = Bench().run(DERIVE)
+    bench.leg.fail(Failure(Kind.LOGIN_TIMEOUT, "late"))
+    bench.leg.derived(b"salted")
+    assert len(bench.results) == 1
+
+
+@pytest.mark.parametrize("when", ["with the reply", "while it is computed"])
+def test_octets_before_the_answer_to_a_challenge_are_never_its_reply(when: str) -> None:
+    bench = Bench().run(ASK, DERIVE, ASK)
+    bench.leg.data(b"+OK\r\n+OK\r\n" if when == "with the reply" else b"+OK\r\n")
+    if when == "while it is computed":
+        bench.leg.data(b"+OK\r\n")
+    assert bench.failure().kind is Kind.UNASKED
+    assert len(bench.out) == 1

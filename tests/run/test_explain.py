@@ -198,6 +198,11 @@ def test_the_upstream(plan: Plan) -> None:
             "TLS from the first octet; the certificate is verified for b against the system's store",
             "AUTH LOGIN, in one line",
         ),
+        (
+            'servers = ["pop3s://a"]\nmechanism = "xoauth2"',
+            "TLS from the first octet; the certificate is verified against the system's store",
+            "AUTH XOAUTH2 with a token, in one line when the server announces SASL and it fits",
+        ),
     ],
 )
 def test_tls_and_mechanism_of_an_upstream(tmp_path: Path, more: str, server: str, login: str) -> None:
