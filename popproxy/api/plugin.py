@@ -59,8 +59,8 @@ class PluginConfig(BaseModel):
 
 C = TypeVar("C", bound=PluginConfig)
 
-MECHANISMS: tuple[str, ...] = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP")
-"""What ``Plugin.mechanisms`` may hold."""
+MECHANISMS: tuple[str, ...] = ("USER", "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP")
+"""What ``Plugin.mechanisms`` may hold. ``USER`` stands for passwords: USER and PASS, PLAIN and LOGIN."""
 
 SYNC_ONLY = frozenset({"growth", "wants_message", "open_body", "on_close"})
 REVERSED = frozenset({"on_capabilities", "on_login_result", "on_reply", "open_body", "on_close"})
@@ -77,7 +77,8 @@ class Plugin(Generic[C]):
     nothing. Set it in ``__init__``."""
     mechanisms: frozenset[str] = frozenset()
     """What this plugin makes possible for clients, of MECHANISMS: set it on the class or, when the config decides, on
-    the instance. It is read whenever a greeting or a list of mechanisms is made; nothing else makes these appear."""
+    the instance. It is read whenever a greeting or a list of mechanisms is made. Passwords and tokens appear without
+    it where an upstream takes them."""
 
     def __init__(self, config: C) -> None:
         self.config = config

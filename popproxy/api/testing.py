@@ -9,6 +9,7 @@ peers. This is the one room of api that looks up, into core; nothing that runs i
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from popproxy.core.effects import (
     Await,
     CloseClient,
     CloseUpstream,
+    Derive,
     Dial,
     Dialed,
     Effect,
@@ -77,10 +79,12 @@ def play(
     """Start the plugins, run ``script``, close both connections, stop the plugins.
 
     A plugin is given made, or as its class: then ``config`` are its options. ``options`` are those of Options.
-    Async hooks are driven by hand; one that really waits needs ``run``, which takes a coroutine and returns what it
-    returned (``asyncio.run``). ``names`` are host names for the resolver, ``http`` makes an HttpReply of every
-    request, ``streams`` are functions from octets to octets by address; what they raise the plugin meets. Raises
-    PlayError at the first step that does not hold, TranscriptError for a script that cannot be read.
+    Challenges are not random: the proxy's nonces are ``nonce1``, ``nonce2`` and so on; one is made for APOP's
+    greeting, one for every AUTH of the client and one for every login upstream. Async hooks are driven by hand; one
+    that really waits needs ``run``, which takes a coroutine and returns what it returned (``asyncio.run``). ``names``
+    are host names for the resolver, ``http`` makes an HttpReply of every request, ``streams`` are functions from
+    octets to octets by address; what they raise the plugin meets. Raises PlayError at the first step that does not
+    hold, TranscriptError for a script that cannot be read.
     """
     if isinstance(script, Transcript):
         transcript = script
@@ -114,6 +118,7 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
     policy: Any = {"mechanism": options.mechanism, "initial_response": options.initial_response}
     policy |= {"servers": options.servers, "sticky": options.sticky}
     tls: Any = options.tls
+    numbers = itertools.count(1)
     upstream_tls: Any = options.upstream_tls
     return SessionPlan(
         listener=options.listener,
@@ -129,6 +134,8 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
         opened=frozenset(name.encode() for name in options.open),
         capabilities=frozenset(name.encode() for name in options.capabilities),
         chain=Chain(subscribers),
+        nonce=lambda: b"nonce%d" % next(numbers),
+        decoy=b"decoy",
         limits=Limits(**{key: int(value) for key, value in (pair.split("=") for pair in options.limits)}),
         timeouts=Timeouts(**{key: float(value) for key, value in (pair.split("=") for pair in options.timeouts)}),
     )
@@ -380,6 +387,8 @@ class _Stage:
             except CONTAINED as error:
                 outcome = Returned(error=error)
             self.session.done(effect.id, outcome)
+        elif isinstance(effect, Derive):
+            self.session.done(effect.id, effect.derivation.compute())
         else:
             if isinstance(effect, Dial):
                 target = effect.target

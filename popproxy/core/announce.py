@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from popproxy.api.verdicts import Refuse
 from popproxy.core import hooks
 from popproxy.core.chain import Entry
+from popproxy.core.mechanisms import USER
 from popproxy.core.meter import ERR, OK
+from popproxy.core.offer import SASL
 from popproxy.core.plan import SessionPlan
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import VERBS
@@ -23,13 +25,13 @@ if TYPE_CHECKING:
     from popproxy.core.session import Session
 
 RELAYED: tuple[bytes, ...] = (b"TOP", b"UIDL", b"EXPIRE", b"LOGIN-DELAY", b"UTF8", b"LANG")
-MECHANISMS: tuple[bytes, ...] = (b"PLAIN", b"LOGIN")
 
 
 def announce(
-    plan: SessionPlan, upstream: Capabilities | None, *, logins: bool, stls: bool
+    plan: SessionPlan, upstream: Capabilities | None, *, logins: frozenset[str], stls: bool
 ) -> Capabilities:
-    """The list to show. ``logins``: credentials are welcome on this leg now; ``stls``: STLS would be accepted.
+    """The list to show. ``logins``: the mechanisms that are welcome on this leg now (core/offer.py), none where no
+    credentials are; ``stls``: STLS would be accepted.
 
     ``upstream`` None is an upstream without CAPA: only what the proxy itself does is certain then.
     """
@@ -40,8 +42,11 @@ def announce(
     if plan.pipelining and b"PIPELINING" in theirs:
         items.append((b"PIPELINING", ()))
     items += [(b"RESP-CODES", ()), (b"AUTH-RESP-CODE", ())]
-    if logins:
-        items += [(b"USER", ()), (b"SASL", MECHANISMS)]
+    if USER in logins:
+        items.append((b"USER", ()))
+    sasl = tuple(name.encode() for name in SASL if name in logins)
+    if sasl:
+        items.append((b"SASL", sasl))
     if stls:
         items.append((b"STLS", ()))
     items += [(name, theirs.parameters(name)) for name in _others(theirs) if name in plan.capabilities]

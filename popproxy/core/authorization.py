@@ -22,10 +22,13 @@ from popproxy.core.exchange import Exchange
 from popproxy.core.failures import Failure
 from popproxy.core.leg import Relayed
 from popproxy.core.limits import BURST
+from popproxy.core.mechanisms import USER
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
+from popproxy.core.offer import offered
 from popproxy.core.phases import Phase
 from popproxy.core.target import Target
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
+from popproxy.wire.errors import Code, Refusal
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import err, ok
 
@@ -63,7 +66,7 @@ class Authorization:
         self._chain: Chain = session.plan.chain.select(session.view, None)
         self._deadline = session.deadline
         self._entrance = Entrance(session, self)
-        self._exchange = Exchange(session, self._say, self._sasl_login)
+        self._exchange = Exchange(session, self)
         self._handshaking = False
         self._running = False
         self._said = 0
@@ -84,10 +87,10 @@ class Authorization:
             s.enter(Phase.AUTHORIZATION)
             if refused:
                 code = refused[0].code
-                self._say(err(refused[0].text, None if code is None else code.value))
+                self.say(err(refused[0].text, None if code is None else code.value))
                 s.end("policy", refused[0].reason or "refused on_connect")
             else:
-                self._say(ok(s.plan.greeting))
+                self.say(ok(s.plan.greeting + self._greeting()))
                 self.resume()
 
         self.suspend()
@@ -194,10 +197,11 @@ class Authorization:
     def _overlong(self, limit: int) -> None:
         """A line is too long, whether its end has come or not."""
         self.s.meter.violation("client", "overlong")
-        self._say(err(f"Line longer than {limit} octets"))
+        self.say(err(f"Line longer than {limit} octets"))
         self.s.end("protocol_error", "overlong line")
 
-    def _say(self, reply: bytes) -> None:
+    def say(self, reply: bytes) -> None:
+        """Send it to the client."""
         s = self.s
         s.to_client.append(reply)
         self._said += len(reply)
@@ -205,7 +209,7 @@ class Authorization:
             s.pulling = True
 
     def _refuse(self, verb: Verb, outcome: int, kind: str, text: str) -> None:
-        self._say(self.s.bad_command(verb.index, outcome, kind, text))
+        self.say(self.s.bad_command(verb.index, outcome, kind, text))
 
     def _command_line(self, line: bytes) -> None:
         s = self.s
@@ -213,7 +217,7 @@ class Authorization:
             command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
             index = bad.verb.index if bad.verb is not None else OTHER
-            self._say(s.bad_command(index, MALFORMED, bad.kind, str(bad)))
+            self.say(s.bad_command(index, MALFORMED, bad.kind, str(bad)))
             return
         verb = command.verb
         handler = _HANDLERS.get(verb.name)
@@ -242,17 +246,20 @@ class Authorization:
         s.meter.auth("USER" if command.name in ("USER", "PASS") else "_other", "tls_required", 0.0)
         return True
 
-    def _named(self, user: str | None) -> None:
+    def named(self, user: str | None) -> None:
         """The name the client gave."""
         self.s.user = self.s.view.user = user
 
     def _user_command(self, command: Command) -> None:
         if self._tls_first(command):
             return
+        if self._certain and USER not in offered(self.s):
+            self._refuse(command.verb, DENIED, "", "No login by password here; use AUTH with a token")
+            return
         self._user = command.argument
-        self._named(command.argument.decode("utf-8", "backslashreplace"))
+        self.named(command.argument.decode("utf-8", "backslashreplace"))
         self.s.count(command.verb.index, OK)
-        self._say(ok())
+        self.say(ok())
 
     def _pass_command(self, command: Command) -> None:
         if self._tls_first(command):
@@ -263,18 +270,53 @@ class Authorization:
         name, self._user = self._user.decode("utf-8", "surrogateescape"), None
         self._login(Password(name, command.argument), "USER", command.verb)
 
+    def _greeting(self) -> str:
+        """Where credentials will never be welcome no timestamp is needed."""
+        return self._exchange.greeting() if not self._clear or self.s.plan.tls == "starttls" else ""
+
     def _apop_command(self, command: Command) -> None:
-        # The greeting holds no timestamp, so there is nothing an APOP digest could answer (RFC 1939 section 7).
         if not self._tls_first(command):
-            self._refuse(command.verb, DENIED, "", "APOP is not offered; use USER and PASS, or AUTH")
+            self._exchange.apop(command)
 
     def _auth_command(self, command: Command) -> None:
         if not self._tls_first(command):
             self._exchange.command(command)
 
-    def _sasl_login(self, credentials: Password, mechanism: str) -> None:
-        self._named(shown(credentials.user))
-        self._login(credentials, mechanism, VERBS[b"AUTH"])
+    # What the exchange says
+
+    def log_in(self, credentials: Credentials, mechanism: str, command: bytes) -> None:
+        """See exchange.Desk."""
+        self.named(shown(credentials.user))
+        self._login(credentials, mechanism, VERBS[command])
+
+    def refuse(self, refusal: Refusal, mechanism: str) -> None:
+        """See exchange.Desk."""
+        self.suspend()
+        self._entrance.refuse(refusal, mechanism, VERBS[b"AUTH"])
+
+    @property
+    def _certain(self) -> bool:
+        """Whether it is known what the default upstream takes: the operator says so, or it said so lately."""
+        s = self.s
+        upstream = s.plan.default_upstream
+        return s.plan.upstreams[upstream].mechanism != "auto" or s.knowledge.fresh(upstream, s.clock())
+
+    def learned(self, then: Callable[[Failure | None], None]) -> None:
+        """See exchange.Desk."""
+        s = self.s
+
+        def prepared(failure: Failure | None) -> None:
+            self.busy = False
+            then(failure)
+            # A login may have begun; it has its own end.
+            if not self.busy and s.phase is Phase.AUTHORIZATION:
+                self.resume()
+
+        if self._certain:
+            then(None)
+        else:
+            self.suspend()
+            self._entrance.prepared(Target(s.plan.default_upstream), prepared)
 
     def _login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         self.suspend()
@@ -297,10 +339,10 @@ class Authorization:
                 self._refuse(command.verb, MALFORMED, "phase", "No STLS behind UTF8")
             return
         s.count(command.verb.index, OK)
-        self._say(ok("Begin TLS"))
+        self.say(ok("Begin TLS"))
         # RFC 2595 section 4: forget what was learned before TLS.
         self._user = None
-        self._named(None)
+        self.named(None)
         self._entrance.forget()
         self.suspend()
         self._handshaking = True
@@ -331,24 +373,25 @@ class Authorization:
     def _show_capabilities(self) -> None:
         s = self.s
         theirs = s.knowledge.get(s.plan.default_upstream)
-        offered = announce(s.plan, theirs, logins=not self._clear, stls=self._stls_offered)
+        logins = frozenset[str]() if self._clear else offered(s)
+        shows = announce(s.plan, theirs, logins=logins, stls=self._stls_offered)
 
         def then(reply: bytes) -> None:
-            self._say(reply)
+            self.say(reply)
             self.resume()
 
         self.suspend()
-        show(s, self._chain["on_capabilities"], offered, then)
+        show(s, self._chain["on_capabilities"], shows, then)
 
     def _quit_command(self, command: Command) -> None:
         self.s.count(command.verb.index, OK)
-        self._say(ok("Bye"))
+        self.say(ok("Bye"))
         self.s.end("quit")
 
     def _xclient_command(self, command: Command) -> None:
         # Dovecot's answer to a source it does not trust: accepted, without effect.
         self.s.count(command.verb.index, OK)
-        self._say(ok("Not from a trusted address, ignored"))
+        self.say(ok("Not from a trusted address, ignored"))
 
     def _early_command(self, command: Command) -> None:
         """UTF8, LANG (RFC 6856) and XOIP before the login: asked of the upstream itself, never faked."""
@@ -357,7 +400,7 @@ class Authorization:
         def relayed(result: Relayed | Failure) -> None:
             good = isinstance(result, Relayed) and result.ok
             s.count(command.verb.index, OK if good else ERR)
-            self._say(result.octets if isinstance(result, Relayed) else result.refusal().line())
+            self.say(result.octets if isinstance(result, Relayed) else result.refusal().line())
             self.resume()
 
         self.suspend()
@@ -365,17 +408,27 @@ class Authorization:
 
     # What the entrance says
 
-    def turned_away(self) -> None:
-        """A login failed and was answered: the next attempt, unless there were too many."""
-        s = self.s
+    def turned_away(self, reply: bytes, code: Code | None, document: bytes) -> None:
+        """A login failed: the answer, for a token behind the error document; then the next attempt."""
         self._user = None
         self.attempts += 1
-        if self.attempts >= s.plan.limits.auth_attempts:
-            s.end("policy", "too many failed logins")
+        self.s.view.attempt = self.attempts + 1
+        self._deadline = self.s.clock() + self.s.plan.timeouts.pre_auth
+        challenge = self._exchange.refused(document)
+        if challenge is None or code is not Code.AUTH:
+            self.denied(reply)
             return
-        s.view.attempt = self.attempts + 1
-        self._deadline = s.clock() + s.plan.timeouts.pre_auth
+        self._exchange.owe(reply)
+        self.say(challenge)
         self.resume()
+
+    def denied(self, reply: bytes) -> None:
+        """The answer to a failed login, behind which too many of them end the session."""
+        self.say(reply)
+        if self.attempts >= self.s.plan.limits.auth_attempts:
+            self.s.end("policy", "too many failed logins")
+        else:
+            self.resume()
 
     def rest(self) -> bytes:
         """What the client sent behind its login."""

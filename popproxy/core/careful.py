@@ -20,6 +20,7 @@ from popproxy.core.growth import Listing, list_line, listing_line, retr_line, st
 from popproxy.core.lies import Lie
 from popproxy.core.message import Spooled
 from popproxy.core.meter import ERR, OK, UPSTREAM_LOST
+from popproxy.core.offer import offered
 from popproxy.core.opening import stages, wanting
 from popproxy.core.phases import Phase
 from popproxy.wire.capabilities import Capabilities
@@ -248,9 +249,9 @@ class Careful:
         """The upstream's CAPA after the login: show the intersection (RFC 2449 section 5)."""
         t = self.a.t
         s = t.s
-        logins = s.secure or s.plan.auth_before_tls
+        logins = offered(s) if s.secure or s.plan.auth_before_tls else frozenset[str]()
         theirs = Capabilities.parse(body.split(b"\r\n")) if good else None
-        offered = announce(s.plan, theirs, logins=logins, stls=False)
+        ours = announce(s.plan, theirs, logins=logins, stls=False)
 
         def then(reply: bytes) -> None:
             waited = self.returned()
@@ -258,7 +259,7 @@ class Careful:
             if waited:
                 self.a.resume()
 
-        if not show(s, t.chain["on_capabilities"], offered, then):
+        if not show(s, t.chain["on_capabilities"], ours, then):
             self.wait(False)
 
 

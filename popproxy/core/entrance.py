@@ -14,11 +14,12 @@ from popproxy.api.verdicts import Refuse
 from popproxy.api.views import LoginResult
 from popproxy.core import hooks
 from popproxy.core.approach import Approach, Desk, Host
+from popproxy.core.authenticate import log_in
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Leg, LoggedIn, LoginRefused, Relayed, Result
 from popproxy.core.lies import Lie
-from popproxy.core.login import log_in, relay
+from popproxy.core.login import relay
 from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.core.phases import Phase
 from popproxy.core.target import Target
@@ -42,13 +43,14 @@ _AT_ONCE = Refuse()
 class Entrance(Approach):
     """The way in of a session that is not logged in."""
 
-    __slots__ = ("_at", "_late", "_mechanism")
+    __slots__ = ("_at", "_document", "_late", "_mechanism")
 
     def __init__(self, session: Host, desk: Desk) -> None:
         super().__init__(session, desk)
         self._late: Callable[[], None] | None = None
         self._mechanism = ""
         self._at = 0.0
+        self._document = b""
 
     def expired(self) -> None:
         """The upstream did not answer in time, or a refusal has waited long enough."""
@@ -84,11 +86,7 @@ class Entrance(Approach):
     def login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         """Credentials are complete: on_login, then upstream. The desk is suspended until it is decided."""
         s = self.s
-        s.enter(Phase.LOGGING_IN)
-        self._at = s.clock()
-        self._mechanism = s.view.mechanism = mechanism
-        s.view.upstream = s.view.server = None
-        chain = s.plan.chain.select(s.view, s.user)
+        chain = self._begin(mechanism)
         target, current = Target(s.plan.default_upstream), credentials
         refused: list[Refuse] = []
 
@@ -119,6 +117,19 @@ class Entrance(Approach):
 
         hooks.call(s, chain["on_login"], lambda: (s.view, current), use, then)
 
+    def refuse(self, refusal: Refusal, mechanism: str, verb: Verb) -> None:
+        """The client's side of a mechanism failed: a login that is refused before anybody was asked."""
+        self._decided(self._begin(mechanism), verb, refusal)
+
+    def _begin(self, mechanism: str) -> Chain:
+        s = self.s
+        s.enter(Phase.LOGGING_IN)
+        self._at = s.clock()
+        self._document = b""
+        self._mechanism = s.view.mechanism = mechanism
+        s.view.upstream = s.view.server = None
+        return s.plan.chain.select(s.view, s.user)
+
     def _at_upstream(self, chain: Chain, verb: Verb, target: Target, credentials: Credentials) -> None:
         s = self.s
         s.view.upstream = target.upstream
@@ -132,6 +143,7 @@ class Entrance(Approach):
                 away = result.code is Code.SYS_TEMP
                 self._judge(leg, Failure(Kind.TEMPORARY, result.reason) if away else None)
                 text = REFUSED[result.code][0]
+                self._document = result.document
                 self._decided(chain, verb, Refusal(text, result.code, f"upstream: {result.reason}"))
             else:
                 failure = result if isinstance(result, Failure) else Failure(Kind.INTERNAL, "no reply")
@@ -149,7 +161,7 @@ class Entrance(Approach):
             password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
             known = s.knowledge.get(target.place)
             leg.used = True
-            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb)
+            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce())
             leg.run(dialogue, lambda result: finished(leg, result))
 
         self.prepared(target, prepared)
@@ -221,12 +233,12 @@ class Entrance(Approach):
         self.drop()
 
         def say() -> None:
-            s.to_client.append(reply)
             s.enter(Phase.AUTHORIZATION)
             if how.close:
+                s.to_client.append(reply)
                 s.end("policy", refusal.reason)
             else:
-                self._desk.turned_away()
+                self._desk.turned_away(reply, refusal.code, self._document)
 
         if how.delay:
             # The session's own deadline: whoever waits costs no task, and one who goes away leaves nothing behind.

@@ -32,7 +32,7 @@ from popproxy.api import (
     parse,
 )
 from popproxy.core.authorization import Authorization
-from popproxy.core.effects import Await, Dial, Dialed, Returned, SecureClient, SecureUpstream
+from popproxy.core.effects import Await, Derive, Dial, Dialed, Returned, SecureClient, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Limits
 from popproxy.core.phases import REASONS, Phase
@@ -48,7 +48,7 @@ CHUNK = 500
 LIMITS = Limits(
     line=64, auth_line=128, reply=100, listing=200, pipeline=4, bad_commands=9, auth_attempts=4, message_size=300
 )
-ASKED = (Dial, SecureClient, SecureUpstream, Await)
+ASKED = (Dial, SecureClient, SecureUpstream, Await, Derive)
 
 
 class Tape:

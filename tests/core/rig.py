@@ -11,7 +11,16 @@ from popproxy.api import Fail, Plugin, PluginConfig, SessionView, TlsView
 from popproxy.core import meter
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.core.conditions import Condition
-from popproxy.core.effects import Await, CloseClient, CloseUpstream, Dial, Dialed, Note, Returned, SecureUpstream
+from popproxy.core.effects import (
+    Await,
+    CloseClient,
+    CloseUpstream,
+    Dial,
+    Dialed,
+    Note,
+    Returned,
+    SecureUpstream,
+)
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.login import Knowledge
 from popproxy.core.phases import Phase

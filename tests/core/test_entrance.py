@@ -234,11 +234,11 @@ def test_promise_5_a_route_to_nowhere_sends_the_credentials_nowhere(fail: Fail) 
 
 
 def test_credentials_the_upstream_cannot_take() -> None:
-    rig = asked(plugin(on_login=lambda *_: Route(None, Bearer("joe", b"token")))).connected()
+    rig = asked(plugin(on_login=lambda *_: Route(None, Bearer("joe", b"ya29.a0")))).connected()
     assert rig.said() == b"-ERR [SYS/PERM] Login is not possible\r\n"
     assert not rig.s.upstream_open
     assert rig.asked() == b""
-    assert "token" not in repr(rig.effects)
+    assert "ya29" not in repr(rig.effects)
 
 
 # on_login_result

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from popproxy.api import Password
+from popproxy.api import Fail, LoginResult, Password, Plugin, Rename, SessionView, Verified, Verifier
 from popproxy.core.limits import Limits
 from popproxy.core.phases import Phase
-from tests.core.rig import Rig
+from popproxy.wire.sasl import Derivation, Identity, ScramClient
+from tests.core.rig import BROKEN, Rig, plugin
 
 
 def b64(data: bytes) -> bytes:
@@ -110,7 +112,7 @@ def test_unknown_mechanism_and_too_many_words() -> None:
 
 
 def test_the_list_of_mechanisms() -> None:
-    rig = begun().client(b"AUTH\r\nAUTH \r\n")
+    rig = begun(known=[]).client(b"AUTH\r\nAUTH \r\n")
     assert rig.said() == b"+OK\r\nPLAIN\r\nLOGIN\r\n.\r\n" * 2
     assert rig.meter.outcomes() == {("AUTH", "ok"): 2}
 
@@ -129,3 +131,210 @@ def test_too_many_bad_exchanges_end_the_session() -> None:
     rig = begun(limits=Limits(bad_commands=2)).client(b"AUTH PLAIN !\r\nAUTH PLAIN !\r\nAUTH PLAIN !\r\n")
     assert rig.said().count(b"-ERR") == 2
     rig.ended("protocol_error")
+
+
+# SCRAM, tokens and digests; the whole conversations are in tests/scripts
+
+SALTED = Verifier.derive("SCRAM-SHA-256", "sesame", b"salt")
+
+
+def prover(user: str = "joe", password: bytes = b"sesame") -> ScramClient:
+    return ScramClient("SCRAM-SHA-256", Identity(user, "", password), b"client")
+
+
+def proof(rig: Rig, client: ScramClient) -> bytes:
+    """The client's last message, for the challenge it was sent."""
+    challenge = rig.said()
+    assert challenge.startswith(b"+ "), challenge
+    derivation = client.respond(base64.b64decode(challenge[2:]))
+    assert isinstance(derivation, Derivation)
+    return b64(client.derived(derivation.compute())) + b"\r\n"
+
+
+def keeper(on_verifier: Callable[..., Any], fail: Fail = Fail.OPEN, **hooks: Callable[..., Any]) -> Plugin[Any]:
+    made = plugin(fail, on_verifier=on_verifier, **hooks)
+    made.mechanisms = frozenset({"SCRAM-SHA-256"})
+    return made
+
+
+def met(*plugins: Plugin[Any], **plan: Any) -> Rig:
+    rig = Rig(*plugins, **plan).start()
+    rig.said()
+    return rig
+
+
+def first(client: ScramClient) -> bytes:
+    return b"AUTH SCRAM-SHA-256 " + b64(client.initial()) + b"\r\n"
+
+
+async def waits(*_: object) -> Any: ...
+
+
+def test_a_proven_user_reaches_on_login_as_the_client_wrote_it() -> None:
+    asked: list[Any] = []
+
+    def on_verifier(session: SessionView, user: str, mechanism: str) -> Verifier | Rename:
+        asked.append((session.user, user, mechanism))
+        return Rename(user + "2") if len(asked) == 1 else SALTED
+
+    seen: list[Any] = []
+    first_, second = keeper(on_verifier), keeper(on_verifier, on_login=lambda session, who: seen.append(who))
+    rig = met(first_, second)
+    client = prover("Joe")
+    rig.client(first(client))
+    rig.client(proof(rig, client))
+    assert rig.said().startswith(b"+ ")
+    assert seen == []
+    rig.client(b"\r\n")
+    assert seen == [Verified("Joe")]
+    assert asked == [("Joe", "Joe", "SCRAM-SHA-256"), ("Joe", "Joe2", "SCRAM-SHA-256")]
+    assert rig.view.user == "Joe" and rig.view.mechanism == "SCRAM-SHA-256"
+
+
+def test_lines_wait_while_a_verifier_is_looked_up() -> None:
+    rig = met(keeper(waits))
+    client = prover()
+    rig.client(first(client) + b"QUIT\r\n")
+    assert rig.said() == b""
+    rig.returned(SALTED)
+    # QUIT is no base64 that proves anything.
+    assert rig.said().endswith(b"-ERR Bad AUTH exchange: a SCRAM message has an attribute missing, malformed or out of "
+                               b"its place\r\n")
+
+
+def test_who_waits_for_a_verifier_may_go() -> None:
+    rig = met(keeper(waits)).client(first(prover()))
+    rig.s.client_gone()
+    rig.drain().returned(SALTED).ended("client_reset")
+    rig = met(keeper(waits)).client(first(prover())).eof()
+    assert not rig.closed
+    rig.returned(SALTED).ended("client_eof")
+
+
+@pytest.mark.parametrize("fail", Fail)
+@pytest.mark.parametrize("how", ["raises", "late", "lies", "another hash"])
+def test_promise_7_on_verifier_fails(fail: Fail, how: str) -> None:
+    rig = met(keeper(waits, fail))
+    client = prover()
+    rig.client(first(client))
+    if how == "raises":
+        rig.raised(ValueError("secret"))
+    elif how == "late":
+        rig.raised(TimeoutError())
+    else:
+        rig.returned(5 if how == "lies" else Verifier.derive("SCRAM-SHA-1", "sesame", b"salt"))
+    if fail is Fail.OPEN:
+        rig.client(proof(rig, client))
+        assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    else:
+        assert rig.said() == BROKEN
+    assert rig.meter.errors == [("p1", "on_verifier", f"fail_{fail.value}")]
+    assert rig.s.phase is Phase.AUTHORIZATION
+    rig.client(b"QUIT\r\n").ended("quit")
+
+
+def test_a_wrong_proof_is_a_failed_login() -> None:
+    results: list[LoginResult] = []
+    rig = met(keeper(lambda *_: SALTED, on_login_result=lambda session, result: results.append(result)))
+    for _ in range(2):
+        client = prover(password=b"wrong")
+        rig.client(first(client))
+        rig.client(proof(rig, client))
+        assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    assert [(result.ok, result.code) for result in results] == [(False, "AUTH")] * 2
+    assert [login[:2] for login in rig.meter.logins] == [("SCRAM-SHA-256", "bad_credentials")] * 2
+    assert rig.notes("login_failed")[0] == {
+        "code": "AUTH", "reason": "the proof does not fit the password", "mechanism": "SCRAM-SHA-256"
+    }  # fmt: skip
+    assert rig.meter.outcomes() == {("AUTH", "err"): 2}
+    assert rig.view.attempt == 3
+
+
+def test_too_many_wrong_proofs_end_the_session() -> None:
+    rig = met(keeper(lambda *_: None), limits=Limits(auth_attempts=2))
+    for _ in range(2):
+        client = prover()
+        rig.client(first(client))
+        rig.client(proof(rig, client))
+        assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    rig.ended("policy")
+    assert {note["reason"] for note in rig.notes("login_failed")} == {"no plugin has a verifier of this user"}
+
+
+def test_nobody_can_tell_a_user_who_does_not_exist() -> None:
+    rig = met(keeper(lambda session, user, mechanism: SHAPED if user == "joe" else None), decoy=b"seed")
+    shown = {}
+    for user in ("nobody", "joe", "nobody", "joe", "anybody"):
+        client = prover(user)
+        rig.client(first(client))
+        fields = base64.b64decode(rig.said()[2:]).split(b",")
+        shown.setdefault(user, []).append(fields[1:])
+        rig.client(b"*\r\n")
+        rig.said()
+    assert shown["joe"][0][1] == shown["nobody"][1][1] == shown["anybody"][0][1] == b"i=4097"
+    assert {len(fields[0]) for fields in (*shown["joe"], shown["nobody"][1], *shown["anybody"])} == {len(b"s=") + 24}
+    again = met(keeper(lambda *_: None), decoy=b"seed").client(first(prover("nobody")))
+    assert base64.b64decode(again.said()[2:]).split(b",")[1] == shown["nobody"][0][0]
+
+
+SHAPED = Verifier.derive("SCRAM-SHA-256", "sesame", b"0123456789abcdef", 4097)
+
+
+def token_of(rig: Rig, user: str = "joe") -> Rig:
+    return rig.client(b"AUTH XOAUTH2 " + b64(f"user={user}\x01auth=Bearer ya29\x01\x01".encode()) + b"\r\n")
+
+
+def test_a_refused_token_counts_before_its_document_is_answered() -> None:
+    rig = token_of(begun(known=[b"SASL XOAUTH2"], limits=Limits(auth_attempts=1)))
+    rig.connected().upstream(b"-ERR [AUTH] no\r\n")
+    assert rig.said() == b"+ " + b64(b'{"status":"invalid_token"}') + b"\r\n"
+    assert rig.meter.logins[0][:2] == ("XOAUTH2", "bad_credentials")
+    assert not rig.s.upstream_open
+    rig.client(b"\r\n")
+    assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    rig.ended("policy")
+
+
+def test_who_does_not_answer_a_document_is_not_waited_for() -> None:
+    rig = token_of(begun(known=[b"SASL XOAUTH2"])).connected().upstream(b"-ERR [AUTH] no\r\n")
+    rig.wait(rig.plan.timeouts.pre_auth).ended("login_timeout")
+
+
+@pytest.mark.parametrize("code", [b"SYS/TEMP", b"SYS/PERM", b"IN-USE", b"LOGIN-DELAY"])
+def test_only_a_bad_token_has_a_document(code: bytes) -> None:
+    rig = token_of(begun(known=[b"SASL XOAUTH2"])).connected().upstream(b"-ERR [" + code + b"] no\r\n")
+    assert rig.said().startswith(b"-ERR [" + code + b"] ")
+    rig.client(b"QUIT\r\n").ended("quit")
+
+
+def test_a_document_belongs_to_its_own_login() -> None:
+    rig = token_of(begun(known=[b"USER", b"SASL XOAUTH2"])).connected()
+    rig.upstream(b"+ " + b64(b'{"status":"x","scope":"mine"}') + b"\r\n").upstream(b"-ERR no\r\n")
+    assert b64(b'{"status":"x","scope":"mine"}') in rig.said()
+    rig.client(b"\r\n").client(b"USER joe\r\nPASS x\r\n")
+    rig.said()
+    rig.connected().upstream(b"+OK\r\n").upstream(b"-ERR no\r\n")
+    assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    token_of(rig).connected().upstream(b"-ERR no\r\n")
+    assert rig.said() == b"+ " + b64(b'{"status":"invalid_token"}') + b"\r\n"
+
+
+def test_a_user_whose_password_is_of_no_use_is_told_before_sending_it() -> None:
+    rig = begun(known=[b"SASL XOAUTH2"]).client(b"USER joe\r\nPASS x\r\n")
+    assert rig.said().startswith(b"-ERR [SYS/PERM] No login by password here; use AUTH with a token\r\n-ERR ")
+    assert rig.view.user is None
+    # What it said long ago is not acted on.
+    rig.now += 400
+    rig.client(b"USER joe\r\n")
+    assert rig.said() == b"+OK\r\n"
+
+
+def test_asking_what_the_upstream_can_happens_once() -> None:
+    rig = token_of(begun(known=None))
+    assert rig.said() == b""
+    rig.connected()
+    assert rig.asked() == b"CAPA\r\n"
+    rig.upstream(b"+OK\r\nSASL XOAUTH2\r\n.\r\n")
+    assert rig.asked().startswith(b"AUTH XOAUTH2 ")
+    rig.upstream(b"+OK in\r\n")
+    assert rig.s.phase is Phase.TRANSACTION

@@ -8,6 +8,7 @@ import pytest
 
 from popproxy.api.testing import play
 from popproxy.api.transcript import Transcript, load_transcript
+from tests.cast import cast
 from tests.core import contentplugins
 
 SCRIPTS = [load_transcript(path) for path in sorted((Path(__file__).parents[1] / "scripts").glob("*.pop3"))]
@@ -28,7 +29,8 @@ WAYS = [
 
 @pytest.mark.parametrize(("transcript", "pieces"), WAYS)
 def test_script(transcript: Transcript, pieces: str) -> None:
-    played = play([], transcript, pieces=pieces)
+    plugins, transcript = cast(transcript)
+    played = play(plugins, transcript, pieces=pieces)
     assert played.summary is not None
     assert played.summary.octets_sent == len(played.client)
     assert not played.errors
@@ -50,6 +52,6 @@ def test_there_are_scripts() -> None:
 
 def test_promise_1_a_quit_upstream_is_one_the_client_sent() -> None:
     for transcript in SCRIPTS:
-        played = play([], transcript)
+        played = play(*cast(transcript))
         asked = "C: QUIT" in str(transcript) or '"QUIT' in str(transcript) or "QUIT\\n" in str(transcript)
         assert asked or b"QUIT" not in played.upstream, transcript.name

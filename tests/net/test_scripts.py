@@ -22,6 +22,7 @@ from popproxy.api.testing import _plan
 from popproxy.api.transcript import Event, Expect, Leg, Match, Send, Step, Transcript, load_transcript
 from popproxy.config.plan import Plan
 from popproxy.wire.capabilities import Capabilities
+from tests.cast import cast
 from tests.core import contentplugins
 from tests.net.running import Proxy, Setup, both_loops, plan_of
 from tests.net.upstream import PATIENCE
@@ -33,7 +34,7 @@ EVENTS = frozenset(
 
 
 def options_of(transcript: Transcript) -> Options:
-    return read_options(transcript.options, transcript.name)
+    return read_options(cast(transcript)[1].options, transcript.name)
 
 
 def over_sockets(transcript: Transcript) -> bool:
@@ -196,7 +197,7 @@ def run_script(transcript: Transcript, loop: str, tmp_path: Path, plugins: Seque
     options = options_of(transcript)
     with socket.create_server(("", 0)) as listener:
         listener.settimeout(PATIENCE)
-        plan = plan_for(options, listener.getsockname()[1], loop, tmp_path, plugins)
+        plan = plan_for(options, listener.getsockname()[1], loop, tmp_path, plugins or cast(transcript)[0])
         proxy = Proxy(plan, loop, tmp_path / "log.json")
         proxy.start()
         try:
