@@ -39,6 +39,10 @@ class Options:
     """How many servers each upstream has: with several a login may be tried again at the next."""
     sticky: bool = False
     """Whether the user's name decides which of them."""
+    xclient: str = "off"
+    """Whether servers that announce [XCLIENT] are told of the client: ``off``, ``offered``, ``required``."""
+    trusted: tuple[str, ...] = ()
+    """Networks from which XCLIENT is believed."""
     logged_in: bool = False
     """Begin behind a login of ``user`` with ``password``, which both peers do by themselves."""
     user: str = "joe"

@@ -103,7 +103,8 @@ class Plugin(Generic[C]):
         """Called once when the worker ends, also after a failed start. May be ``async def``."""
 
     def on_connect(self, session: SessionView) -> ConnectVerdict | Awaitable[ConnectVerdict]:
-        """A client is connected, PROXY header and implicit TLS are known; the greeting is not sent yet."""
+        """A client is connected, PROXY header and implicit TLS are known; the greeting is not sent yet. Called again
+        when a trusted proxy says by XCLIENT who the client really is."""
 
     def on_capabilities(
         self, session: SessionView, capabilities: Capabilities

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
         subscribers.append(Subscriber(name, plugin, Fail(options.fail) if options.fail else type(plugin).fail))
     verbs = [verb.split() for verb in options.verbs]
     policy: Any = {"mechanism": options.mechanism, "initial_response": options.initial_response}
-    policy |= {"servers": options.servers, "sticky": options.sticky}
+    policy |= {"servers": options.servers, "sticky": options.sticky, "xclient": options.xclient}
     tls: Any = options.tls
     numbers = itertools.count(1)
     upstream_tls: Any = options.upstream_tls
@@ -136,6 +137,7 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
         chain=Chain(subscribers),
         nonce=lambda: b"nonce%d" % next(numbers),
         decoy=b"decoy",
+        xclient=tuple(ip_network(network) for network in options.trusted),
         limits=Limits(**{key: int(value) for key, value in (pair.split("=") for pair in options.limits)}),
         timeouts=Timeouts(**{key: float(value) for key, value in (pair.split("=") for pair in options.timeouts)}),
     )

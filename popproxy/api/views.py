@@ -79,7 +79,8 @@ class SessionView:
     lower-case word. ``messages`` counts messages retrieved. ``attempt`` is which login attempt this is, 1 at the
     first. ``maildrop`` holds the messages by the number that the client knows them by, hidden ones left out, with
     what is announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command
-    that needs message numbers has passed on_command.
+    that needs message numbers has passed on_command. ``ttl`` is how many proxies may still
+    follow, as a trusted one in front said (None: none said anything).
     """
 
     id: str
@@ -98,6 +99,7 @@ class SessionView:
     messages: int = 0
     attempt: int = 1
     proxied: bool = False
+    ttl: int | None = None
     maildrop: Mapping[int, MaildropEntry] = field(default_factory=lambda: _NO_MAILDROP, repr=False)
     slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 

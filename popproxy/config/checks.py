@@ -146,6 +146,11 @@ def _balance(path: KeyPath, table: Upstream, report: Report) -> None:
                 'decides nothing with balance = "first"',
                 'write balance = "round_robin", "least_sessions" or "sticky"',
             )
+    for key, value in table.forward.items():
+        if not key or "=" in key or "\0" in key + value:
+            report.problem((*path, "forward", key), "cannot be forwarded", "write a key without =, and no NUL")
+    if table.forward and table.xclient == "off":
+        report.warn((*path, "forward"), "is told to nobody without xclient", "write xclient = true")
     if table.health.longest < table.health.backoff:
         report.problem((*path, "health", "longest"), "is shorter than backoff", "write at least as long")
 

@@ -33,6 +33,18 @@ class ProxyProtocol(Model):
     )
 
 
+class XclientFrom(Model):
+    """Proxies that say in Dovecot's XCLIENT command who the client is."""
+
+    trusted: Many[Network] = Field(
+        min_length=1,
+        examples=[["10.0.0.0/8"]],
+        description="Networks of the proxies. Only they are shown `[XCLIENT]` in the greeting, and what they say "
+        "(address, port, session id, TTL, TLS) rules the session: limits, plugins and the log see the real client. "
+        "From anywhere else the command is accepted and ignored. On a Unix socket it is always believed.",
+    )
+
+
 class Listener(Model):
     """Where clients connect. Write one `[[listener]]` table for each."""
 
@@ -59,6 +71,11 @@ class Listener(Model):
         default=None,
         examples=[{"trusted": ["10.0.0.0/8"]}],
         description="Demand a PROXY header (v1 or v2) from load balancers in trusted networks.",
+    )
+    xclient: XclientFrom | None = Field(
+        default=None,
+        examples=[{"trusted": ["10.0.0.0/8"]}],
+        description="Believe XCLIENT from other proxies (Dovecot, popproxy) in trusted networks.",
     )
     greeting: Annotated[LineText, AfterValidator(_greeting)] = Field(
         default="POP3 ready",

@@ -109,6 +109,7 @@ class UpstreamPlan:
     max_sessions: int = 0
     queue: int = 0
     queue_timeout: float = 5.0
+    send_proxy: Literal["v1", "v2"] | None = None
     health: HealthPlan = HealthPlan()
 
 
@@ -213,6 +214,8 @@ def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
             upstream.initial_response,
             servers=len(servers),
             sticky=upstream.balance == "sticky" and len(servers) > 1,
+            xclient=upstream.xclient,
+            forward=tuple(upstream.forward.items()),
         ),
         ca_file=upstream.ca_file,
         verify=upstream.verify,
@@ -222,6 +225,7 @@ def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
         max_sessions=upstream.max_sessions or 0,
         queue=upstream.queue,
         queue_timeout=upstream.queue_timeout,
+        send_proxy=upstream.send_proxy,
         health=HealthPlan(health.fall, health.rise, health.backoff, health.longest),
     )
 
@@ -257,6 +261,7 @@ def _listener(listener: Listener, shared: SessionPlan, tls: TlsPlan, taken: set[
             tls=listener.tls,
             auth_before_tls=listener.auth_before_tls == "allow",
             greeting=listener.greeting,
+            xclient=listener.xclient.trusted if listener.xclient else (),
         ),
         tls_context=tls,
         proxy_protocol=listener.proxy_protocol.trusted if listener.proxy_protocol else (),

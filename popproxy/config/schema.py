@@ -39,6 +39,7 @@ name = "balanced"
 bind = ["127.0.0.1:1995"]
 tls  = "implicit"
 proxy_protocol = { trusted = ["127.0.0.0/8"] }
+# xclient = { trusted = ["10.0.0.0/8"] }                 # the same by Dovecot's XCLIENT, from proxies
 
 # Without certificates, a self-signed one is made on first start.
 [tls]
@@ -51,6 +52,9 @@ minimum = "TLSv1.2"
 # The mail server. pop3s:// is TLS, pop3:// demands STLS; no TLS at all must be written out as pop3+clear://
 [upstream.main]
 servers = ["pop3s://mail1.example.com", "pop3://mail2.example.com"]
+# send_proxy = "v2"                                      # tell the server the client's address in a PROXY header
+# xclient = true                                         # ... or by XCLIENT; "required": or not at all
+# forward = { proxy = "edge1" }                          # more for XCLIENT: forward_proxy in Dovecot's passdb
 # ca_file = "/etc/popproxy/upstream-ca.pem"              # instead of the system's store
 # server_name = "mail.example.com"                       # for SNI and verification, instead of the URL's host
 # verify = false                                         # lets anyone in between read passwords

@@ -53,6 +53,16 @@ def _entry(value: object) -> object:
 ServerEntry = Annotated[GroupServer, BeforeValidator(_entry, json_schema_input_type=ServerUrl | GroupServer)]
 
 
+def _told(value: object) -> object:
+    return {True: "offered", False: "off"}[value] if isinstance(value, bool) else value
+
+
+XclientTo = Annotated[
+    Literal["off", "offered", "required"],
+    BeforeValidator(_told, json_schema_input_type=bool | Literal["off", "offered", "required"]),
+]
+
+
 class Health(Model):
     """When a server is out of rotation and how it comes back. What counts against it: no connection, no TLS, no
     greeting in time, a fault before the login, no answer to the login, `[SYS/TEMP]` as the answer."""
@@ -110,6 +120,27 @@ class Upstream(Model):
         default=5.0, examples=["5s"], description="How long a login waits for a place before it gets `-ERR [SYS/TEMP]`."
     )
     health: Health = Field(default_factory=Health, description="When a server is out of rotation.")
+    send_proxy: Literal["v1", "v2"] | None = Field(
+        default=None,
+        examples=["v2"],
+        description="Begin each connection with a PROXY header of this version, which tells the server the client's "
+        "address. `v2` also tells of TLS, the session id and the TTL. The server must expect the header, and believe "
+        "it from this host only.",
+    )
+    xclient: XclientTo = Field(
+        default="off",
+        examples=[True, "required"],
+        description="Tell a server that announces `[XCLIENT]` to us (Dovecot with `login_trusted_networks`, popproxy) "
+        "the client's address, the session id and a TTL. `true` or `offered`: where it is announced, a refusal "
+        "counts for nothing. `required`: a server that does not announce or take it is not used. `false` or `off`: "
+        "never.",
+    )
+    forward: dict[str, str] = Field(
+        default_factory=dict,
+        examples=[{"proxy": "edge1"}],
+        description="Fields for XCLIENT's FORWARD, which Dovecot hands to its passdb as `forward_*`. What a trusted "
+        "proxy in front forwarded is handed on with them.",
+    )
     ca_file: ReadableFile | None = Field(
         default=None,
         examples=["/etc/popproxy/upstream-ca.pem"],

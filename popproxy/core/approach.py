@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from popproxy.api.views import SessionView
 from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, SecureUpstream
 from popproxy.core.failures import Failure, Kind
+from popproxy.core.introduction import Origin, introduction, loop
 from popproxy.core.leg import Leg, Relayed, Result
 from popproxy.core.login import CAPA, Knowledge, prepare, relay
 from popproxy.core.meter import SessionMeter
@@ -40,6 +41,10 @@ class Host(Protocol):
     deadline: float
     upstream_open: bool
     user: str | None
+    secure: bool
+    ttl: int | None
+    forward: tuple[tuple[str, str], ...]
+    origin: Origin | None
 
     def ask(self, answer: Callable[[Any], None]) -> int:
         """See Session."""
@@ -172,9 +177,23 @@ class Approach:
                     self._replay(leg, result, 0, then)
 
             self._leg = leg
-            ready = prepare(policy, outcome.secure, s.knowledge, s.clock(), s.plan.timeouts, ask, target)
+            ready = prepare(
+                policy,
+                outcome.secure,
+                s.knowledge,
+                s.clock(),
+                s.plan.timeouts,
+                ask,
+                target,
+                introduction(s, policy),
+            )
             leg.run(ready, opened)
 
+        circle = loop(s)
+        if circle is not None:
+            self._log(circle)
+            then(circle)
+            return
         self._desk.suspend()
         s.effects.append(Dial(s.ask(dialed), target, self._avoid, why))
 

@@ -20,6 +20,7 @@ from popproxy.core.effects import SecureClient
 from popproxy.core.entrance import Entrance, shown
 from popproxy.core.exchange import Exchange
 from popproxy.core.failures import Failure
+from popproxy.core.introduction import believe, forget
 from popproxy.core.leg import Relayed
 from popproxy.core.limits import BURST
 from popproxy.core.mechanisms import USER
@@ -27,6 +28,7 @@ from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
 from popproxy.core.offer import offered
 from popproxy.core.phases import Phase
 from popproxy.core.target import Target
+from popproxy.wire import xclient
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
 from popproxy.wire.errors import Code, Refusal
 from popproxy.wire.lines import LineBuffer
@@ -76,6 +78,12 @@ class Authorization:
 
     def start(self) -> None:
         """on_connect, then the greeting."""
+        # The token is Dovecot's, and stands right behind +OK.
+        token = "[XCLIENT] " if self.s.trusted else ""
+        self._connected(lambda: ok(token + self.s.plan.greeting + self._greeting()))
+
+    def _connected(self, welcome: Callable[[], bytes]) -> None:
+        """on_connect for the client as it is known now, then ``welcome``."""
         s = self.s
         refused: list[Refuse] = []
 
@@ -84,13 +92,14 @@ class Authorization:
             return True
 
         def then() -> None:
-            s.enter(Phase.AUTHORIZATION)
+            if s.phase is Phase.GREETING:
+                s.enter(Phase.AUTHORIZATION)
             if refused:
                 code = refused[0].code
                 self.say(err(refused[0].text, None if code is None else code.value))
                 s.end("policy", refused[0].reason or "refused on_connect")
             else:
-                self.say(ok(s.plan.greeting + self._greeting()))
+                self.say(welcome())
                 self.resume()
 
         self.suspend()
@@ -344,6 +353,7 @@ class Authorization:
         self._user = None
         self.named(None)
         self._entrance.forget()
+        forget(s)
         self.suspend()
         self._handshaking = True
         s.effects.append(SecureClient(s.ask(self._secured)))
@@ -389,9 +399,27 @@ class Authorization:
         self.s.end("quit")
 
     def _xclient_command(self, command: Command) -> None:
-        # Dovecot's answer to a source it does not trust: accepted, without effect.
-        self.s.count(command.verb.index, OK)
-        self.say(ok("Not from a trusted address, ignored"))
+        s = self.s
+        if not s.trusted:
+            # Dovecot's answer to a source it does not trust: accepted, without effect.
+            s.count(command.verb.index, OK)
+            self.say(ok("Not from a trusted address, ignored"))
+            return
+        try:
+            said = xclient.parse(command.argument)
+        except xclient.XclientError as error:
+            self._refuse(command.verb, MALFORMED, "arguments", f"Invalid XCLIENT: {error}")
+            return
+        s.count(command.verb.index, OK)
+        believe(s, said)
+        # A leg that was opened early was told of somebody else.
+        self._entrance.drop()
+        self._chain = s.plan.chain.select(s.view, None)
+        if said.addr is None:
+            self.say(ok("Updated"))
+        else:
+            # Who decides by addresses has seen only the proxy's until now.
+            self._connected(lambda: ok("Updated"))
 
     def _early_command(self, command: Command) -> None:
         """UTF8, LANG (RFC 6856) and XOIP before the login: asked of the upstream itself, never faked."""

@@ -38,7 +38,7 @@ class Condition:
             return False
         if self.tls is not None and self.tls != (view.tls is not None):
             return False
-        if self.networks and not self._inside(view.client):
+        if self.networks and not inside(view.client, self.networks):
             return False
         if not self.needs_user:
             return True
@@ -49,12 +49,14 @@ class Condition:
             return False
         return not self.domains or ("@" in name and name.rpartition("@")[2] in self.domains)
 
-    def _inside(self, client: str) -> bool:
-        try:
-            address = ip_address(client)
-        except ValueError:
-            return False
-        return any(address in network for network in self.networks)
+
+def inside(client: str, networks: Sequence[Network]) -> bool:
+    """Whether ``client`` is an IP address in one of ``networks``."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 def condition(

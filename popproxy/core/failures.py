@@ -36,6 +36,8 @@ class Kind(Enum):
     TEMPORARY = "temporary"
     BUSY = "busy"
     DOWN = "down"
+    XCLIENT = "xclient"
+    LOOP = "loop"
     INTERNAL = "internal"
 
 
@@ -76,6 +78,8 @@ RULES: dict[Kind, Rule] = {
     Kind.TEMPORARY: _R(False, False, True, "warning", "upstream_error"),
     Kind.BUSY: _R(False, False, False, "warning", "upstream_error"),
     Kind.DOWN: _R(False, False, False, "warning", "upstream_error"),
+    Kind.XCLIENT: _R(True, True, True, "error", "upstream_error"),
+    Kind.LOOP: _R(False, False, False, "error", "upstream_error"),
     Kind.INTERNAL: _R(False, False, False, "error", "upstream_error"),
 }
 

@@ -1,9 +1,12 @@
-"""The way to an upstream that is ready for a login: BANNER > STLS > CAPA > READY; core/authenticate.py goes on.
+"""The way to an upstream that is ready for a login: BANNER > STLS > XCLIENT > CAPA > READY.
 
-Dialogues for core/leg.py. STLS is required where the plan says so, never tried (promise 5).
+core/authenticate.py goes on from there. Dialogues for core/leg.py. STLS is required where the plan says so, never
+tried (promise 5).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Dialogue, Relayed, Say, StartTls
@@ -12,6 +15,7 @@ from popproxy.core.plan import UpstreamPolicy
 from popproxy.core.target import Target
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import Command
+from popproxy.wire.xclient import offered
 
 CAPA = b"CAPA\r\n"
 
@@ -61,11 +65,13 @@ def prepare(
     times: Timeouts,
     ask: bool = True,
     target: Target | None = None,
+    introduction: Sequence[bytes] = (),
 ) -> Dialogue:
     """From connected to ready for a login. ``secure``: TLS is on already. Returns None or a Failure.
 
     The upstream is asked for its capabilities only when nobody asked within the knowledge's lifetime, and never
     when ``ask`` is false: then it is known to have none. ``target`` None is the upstream itself.
+    ``introduction`` are XCLIENT lines for a server that announces to take them from us.
     """
     target = target or Target(policy.name)
     tls, place = target.tls(policy), target.place
@@ -74,11 +80,18 @@ def prepare(
     heard = yield Say(b"", times.greeting, Kind.GREETING_TIMEOUT)
     if not heard.ok:
         return Failure(Kind.GREETING, f"greeted with {heard.raw[:80]!r}")
+    if policy.xclient == "required" and not offered(heard.raw):
+        return Failure(Kind.XCLIENT, "announces no [XCLIENT] to us, which is required")
+    introduction = introduction if offered(heard.raw) else ()
     if tls == "starttls" and not secure:
         heard = yield Say(b"STLS\r\n", times.login)
         if not heard.ok:
             return Failure(Kind.NO_STLS, f"answered STLS with {heard.raw[:80]!r}")
         yield StartTls()
+    for line in introduction:
+        heard = yield Say(line, times.login)
+        if not heard.ok and policy.xclient == "required":
+            return Failure(Kind.XCLIENT, f"answered XCLIENT with {heard.raw[:80]!r}")
     if not ask:
         knowledge.learn(place, None, now)
     elif not knowledge.fresh(place, now):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from popproxy.core.chain import Chain
+from popproxy.core.conditions import Network
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.wire.commands import Verb
 
@@ -23,7 +24,8 @@ class UpstreamPolicy:
     and PASS first. ``initial_response``:
     ``auto`` sends AUTH in one line when the upstream announces SASL and the line fits (RFC 5034), ``never``
     always in two steps, ``always`` in one line whatever its length. ``servers`` is how many it has; with ``sticky``
-    a login's key decides which of them serves it.
+    a login's key decides which of them serves it. ``xclient``: whether a server that announces [XCLIENT] is told the
+    client's address, or must be; ``forward`` are (key, value) told with it.
     """
 
     name: str
@@ -32,6 +34,8 @@ class UpstreamPolicy:
     initial_response: Literal["auto", "never", "always"] = "auto"
     servers: int = 1
     sticky: bool = False
+    xclient: Literal["off", "offered", "required"] = "off"
+    forward: tuple[tuple[str, str], ...] = ()
 
 
 def _nonce() -> bytes:
@@ -44,6 +48,7 @@ class SessionPlan:
 
     ``verbs`` are the operator's declared verbs by upper-case name, ``opened`` the names of fenced verbs that are
     relayed. ``greeting`` is the text behind ``+OK``. ``implementation`` is announced in CAPA when not empty.
+    ``xclient`` are the networks from which XCLIENT is believed.
     """
 
     listener: str
@@ -60,6 +65,7 @@ class SessionPlan:
     capabilities: frozenset[bytes] = frozenset()
     """Unknown capabilities of the upstream that are passed on."""
     chain: Chain = field(default_factory=Chain)
+    xclient: tuple[Network, ...] = ()
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
     decoy: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)

@@ -21,6 +21,7 @@ from popproxy.core import hooks
 from popproxy.core.authorization import Authorization
 from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Note, Outcome
 from popproxy.core.failures import Failure
+from popproxy.core.introduction import Origin, trusted
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import DENIED, OUTCOMES, SessionMeter
 from popproxy.core.phases import Phase
@@ -81,12 +82,14 @@ class Session:
         "deaf",
         "detail",
         "effects",
+        "forward",
         "half_closed",
         "knowledge",
         "leaving",
         "meter",
         "octets_in",
         "octets_out",
+        "origin",
         "phase",
         "plan",
         "pulling",
@@ -99,6 +102,8 @@ class Session:
         "tally",
         "to_client",
         "to_upstream",
+        "trusted",
+        "ttl",
         "upstream_open",
         "user",
         "view",
@@ -141,6 +146,10 @@ class Session:
         self.upstream_open = False
         # A plugin may write into the view, so nothing is decided by it (promise 7).
         self.secure = view.tls is not None
+        self.trusted = trusted(plan, view.client)
+        self.ttl = view.ttl
+        self.forward: tuple[tuple[str, str], ...] = ()
+        self.origin: Origin | None = None
         self.user: str | None = None
         self.blocked = False
         self.half_closed = False

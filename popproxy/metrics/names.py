@@ -154,7 +154,7 @@ DIAL_FAULTS: dict[str, str] = {"no_stls": "tls", "greeting_timeout": "greeting"}
 DIAL_PHASES: Values = ("dns", "tcp", "tls", "greeting")
 RETRIES: Values = (
     "dns", "refused", "timeout", "unreachable", "tls", "no_stls", "greeting", "greeting_timeout", "login_timeout",
-    "lost", "reset", "protocol", "overlong", "unasked",
+    "lost", "reset", "protocol", "overlong", "unasked", "xclient",
 )  # fmt: skip
 """Fault kinds behind which another server may be tried."""
 TURNS: Values = ("up", "down")

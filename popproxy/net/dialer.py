@@ -24,6 +24,7 @@ from popproxy.core.limits import Timeouts
 from popproxy.core.target import Target
 from popproxy.metrics.meters import UpstreamMeter
 from popproxy.net.group import Group, Lease, Wish
+from popproxy.net.own import OwnAddresses
 from popproxy.net.tls import CertificateFiles, client_context
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 
@@ -47,13 +48,16 @@ class Connected(Generic[P]):
 class Dialer:
     """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates."""
 
-    def __init__(self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter, group: Group) -> None:
+    def __init__(
+        self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter, group: Group, own: OwnAddresses
+    ) -> None:
         self.plan = plan
         self.meter = meter
         self.group = group
         self.closing: set[asyncio.Transport] = set()
         """Connections nobody uses any more that are not closed yet."""
         self._times = times
+        self._own = own
         self._literals = {server: _literal(server.host) for server in plan.servers}
         self._context: ssl.SSLContext | None = None
         if any(server.tls != "off" for server in plan.servers):
@@ -69,10 +73,10 @@ class Dialer:
         return client_context(ca_file=plan.ca_file, verify=plan.verify, client_certificate=files)
 
     async def connect(
-        self, protocol: Callable[[], P], target: Target, avoid: tuple[str, ...] = ()
+        self, protocol: Callable[[], P], target: Target, avoid: tuple[str, ...] = (), header: bytes = b""
     ) -> Connected[P] | Failure:
         """A connection to the server that the group chooses, or to the one ``target`` names; when that fails, to the
-        next one. ``protocol`` makes one for every attempt; names in ``avoid`` are not tried.
+        next one. ``protocol`` makes one for every attempt; names in ``avoid`` are not tried; ``header`` is sent first.
 
         A TlsTransport begins with reading paused, the loop's own do not. The Lease of what is connected is the
         caller's: it must be told the outcome and closed.
@@ -89,7 +93,7 @@ class Dialer:
                 self.meter.retry(last.kind.value)
             member = lease.member
             try:
-                outcome = await self._server(member.server, protocol)
+                outcome = await self.reach(member.server, protocol, header)
             except BaseException:
                 lease.close()
                 raise
@@ -134,12 +138,15 @@ class Dialer:
             ready=ready,
         )
 
-    async def _server(self, server: Server, protocol: Callable[[], P]) -> tuple[P, bool] | Failure:
+    async def reach(
+        self, server: Server, protocol: Callable[[], P], header: bytes = b""
+    ) -> tuple[P, bool] | Failure:
+        """A connection to this server, and whether TLS is on. Counts no result and asks nobody for a place."""
         literal = self._literals.get(server)
         if literal is None:
             literal = _literal(server.host)
         if literal:
-            return await self._address(server, literal, protocol)
+            return await self._address(server, literal, protocol, header)
         started = monotonic()
         try:
             async with asyncio.timeout(self._times.connect):
@@ -152,22 +159,28 @@ class Dialer:
         self.meter.phase("dns", monotonic() - started)
         failure = Failure(Kind.DNS, "the name has no address")
         for address in addresses:
-            outcome = await self._address(server, address, protocol)
+            outcome = await self._address(server, address, protocol, header)
             if not isinstance(outcome, Failure):
                 return outcome
             failure = outcome
         return failure
 
-    async def _address(self, server: Server, address: str, protocol: Callable[[], P]) -> tuple[P, bool] | Failure:
+    async def _address(
+        self, server: Server, address: str, protocol: Callable[[], P], header: bytes
+    ) -> tuple[P, bool] | Failure:
+        if self._own.holds(address, server.port):
+            return Failure(Kind.LOOP, f"{address}: a listener of this proxy, which would connect to itself")
         loop = asyncio.get_running_loop()
         started = monotonic()
         try:
             async with asyncio.timeout(self._times.connect):
                 if server.tls != "implicit":
-                    _, side = await loop.create_connection(protocol, address, server.port)
+                    transport, side = await loop.create_connection(protocol, address, server.port)
+                    if header:
+                        transport.write(header)
                     self.meter.phase("tcp", monotonic() - started)
                     return side, False
-                sock = await _connected(loop, address, server.port)
+                sock = await _connected(loop, address, server.port, header)
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
         except ConnectionRefusedError:
@@ -224,11 +237,13 @@ async def _addresses(server: Server) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-async def _connected(loop: asyncio.AbstractEventLoop, address: str, port: int) -> socket.socket:
+async def _connected(loop: asyncio.AbstractEventLoop, address: str, port: int, header: bytes) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, (address, port))
+        if header:
+            await loop.sock_sendall(sock, header)
     except BaseException:
         sock.close()
         raise

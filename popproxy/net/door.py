@@ -220,6 +220,7 @@ def introduce(view: SessionView, header: ProxyHeader) -> None:
         view.proxied = True
     if isinstance(header.destination, tuple):
         view.local, view.local_port = header.destination
+    view.ttl = header.ttl
     tls = header.tls
     if tls is not None and tls.client_ssl:
         certificate = tls.cn if tls.verified else None

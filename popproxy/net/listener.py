@@ -123,8 +123,14 @@ class Listener:
         """What it listens on, with the real port."""
         if self.where.family == "unix":
             return str(self.where)
-        host, port = self._sock.getsockname()[:2]
+        host, port = self.bound
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def bound(self) -> tuple[str, int]:
+        """IP address and real port of a listener that is not a Unix socket."""
+        host, port = self._sock.getsockname()[:2]
+        return str(host), int(port)
 
     async def open(self) -> None:
         """Accept from now on."""

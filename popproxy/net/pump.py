@@ -36,6 +36,7 @@ from popproxy.net.dialer import tls_failure
 from popproxy.net.farewell import Farewell
 from popproxy.net.group import Lease
 from popproxy.net.hooktasks import HookTasks
+from popproxy.net.introduce import proxy_header
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
 from popproxy.net.upstreamside import WRITE_HIGH, UpstreamSide
@@ -297,8 +298,10 @@ class Pump(asyncio.Protocol):
         dialer = self.front.dialers[effect.target.upstream]
         if effect.why is not None:
             dialer.meter.retry(effect.why.kind.value)
+        version = dialer.plan.send_proxy
+        header = b"" if version is None else proxy_header(version, self.view, self.session.ttl)
         try:
-            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target, effect.avoid)
+            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target, effect.avoid, header)
         except Exception as error:
             self.front.fault(self.view, error)
             outcome = Failure(Kind.INTERNAL, type(error).__name__)

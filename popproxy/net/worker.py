@@ -31,6 +31,7 @@ from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Shared
 from popproxy.net.group import Group
 from popproxy.net.listener import Listener, bind
+from popproxy.net.own import OwnAddresses
 from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
 from popproxy.net.spool import Spools
@@ -75,6 +76,7 @@ class Worker:
         self._contexts: dict[TlsPlan, tuple[ssl.SSLContext, list[CertificateFiles]]] = {}
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._threads = Pool()
+        self._own = OwnAddresses()
         self._lag: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
         self._numbers = itertools.count(1)
@@ -114,7 +116,10 @@ class Worker:
             front = Front(listener, shared, meter, self._context(listener))
             self.fronts.append(front)
             for where in listener.bind:
-                self.listeners.append(Listener(front, bind(where), where))
+                bound = Listener(front, bind(where), where)
+                self.listeners.append(bound)
+                if where.family == "inet":
+                    self._own.add(*bound.bound)
         for subscriber in plan.plugins:
             await self._start_plugin(subscriber)
         for opening in self.listeners:
@@ -126,7 +131,7 @@ class Worker:
     def _dialer(self, upstream: UpstreamPlan) -> Dialer:
         meter = self._metrics.upstream(upstream.name)
         group = Group(upstream, monotonic, UpstreamWatch(upstream, self._log, meter))
-        return Dialer(upstream, self.plan.timeouts, meter, group)
+        return Dialer(upstream, self.plan.timeouts, meter, group, self._own)
 
     def _context(self, listener: ListenerPlan) -> ssl.SSLContext | None:
         """The TLS context of a listener, None when it has no TLS. Listeners with the same TLS share one."""

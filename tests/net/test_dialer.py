@@ -28,6 +28,7 @@ from popproxy.core.target import Target
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Connected, Dialer
 from popproxy.net.group import Group
+from popproxy.net.own import OwnAddresses
 from tests.core.rig import plugin
 from tests.net.running import PASSWORD, USER, Setup, both_loops, pem, running, sample
 from tests.net.test_group import Watched
@@ -269,7 +270,7 @@ def dialer(*urls: str, **times: float) -> Dialer:
     servers = tuple(parse_server(url) for url in urls)
     plan = UpstreamPlan("main", servers, UpstreamPolicy("main"), None, False, None, None)
     meter = WorkerMetrics(CollectorRegistry()).upstream("main")
-    return Dialer(plan, replace(Timeouts(), **times), meter, Group(plan, lambda: 0.0, Watched()))
+    return Dialer(plan, replace(Timeouts(), **times), meter, Group(plan, lambda: 0.0, Watched()), OwnAddresses())
 
 
 class Quiet(asyncio.Protocol):

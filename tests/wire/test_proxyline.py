@@ -28,6 +28,7 @@ from popproxy.wire.proxyline import (
     encode_v1,
     encode_v2,
     tls_vector,
+    ttl_vector,
 )
 from popproxy.wire.proxyline.crc32c import crc32c
 
@@ -533,3 +534,16 @@ def test_the_oracle_too_waits_for_the_end() -> None:
         with pytest.raises(ProxyProtocolIncompleteError):
             oracle(whole[:-1])
         assert decode(whole[:-1]) is None
+
+
+@quick
+@given(st.integers(0, 999))
+def test_a_ttl_of_our_own_comes_back(ttl: int) -> None:
+    header = ProxyDecoder().feed(encode_v2(*PAIR, [ttl_vector(ttl)]))
+    assert header is not None and header.ttl == ttl
+
+
+@pytest.mark.parametrize("value", [b"", b"4", b"popproxy-ttl=", b"popproxy-ttl=-1", b"popproxy-ttl=1234", b"x\0"])
+def test_what_others_say_by_the_same_type_is_no_ttl(value: bytes) -> None:
+    header = ProxyDecoder().feed(encode_v2(*PAIR, [(0xE0, value)]))
+    assert header is not None and header.ttl is None

@@ -7,7 +7,7 @@ stream are valid and speak of nobody: the addresses of the socket stay.
 """
 
 from popproxy.wire.proxyline.decode import ProxyDecoder
-from popproxy.wire.proxyline.encode import encode_v1, encode_v2, tls_vector
+from popproxy.wire.proxyline.encode import encode_v1, encode_v2, tls_vector, ttl_vector
 from popproxy.wire.proxyline.values import V1_LIMIT, V2_LIMIT, Address, ProxyError, ProxyHeader, ProxyTls, Reason, Tlv
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "encode_v1",
     "encode_v2",
     "tls_vector",
+    "ttl_vector",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -26,6 +27,7 @@ from popproxy.wire.proxyline.values import (
     Tlv,
 )
 
+_TTL: Final = re.compile(rb"popproxy-ttl=([0-9]{1,3})")
 _SHORTEST: Final = len(b"PROXY UNKNOWN\r\n")
 
 
@@ -206,6 +208,7 @@ def _parse_v2(header: bytes) -> ProxyHeader:
         authority=_text(found, Tlv.AUTHORITY),
         alpn=found.get(Tlv.ALPN),
         unique_id=unique_id,
+        ttl=_read_ttl(found.get(Tlv.POPPROXY_TTL, b"")),
     )
 
 
@@ -259,6 +262,12 @@ def _text(found: dict[int, bytes], kind: Tlv) -> str | None:
         return None if value is None else value.decode()
     except UnicodeDecodeError:
         raise ProxyError("tlv", f"{kind.name} is not UTF-8") from None
+
+
+def _read_ttl(value: bytes) -> int | None:
+    """Other programs may use the type for something else: what is not ours says nothing."""
+    found = _TTL.fullmatch(value)
+    return None if found is None else int(found[1])
 
 
 def _read_tls(value: bytes) -> ProxyTls:

@@ -80,6 +80,11 @@ def tls_vector(tls: ProxyTls) -> tuple[int, bytes]:
         raise ProxyError("tlv", "a verify result beyond 32 bits, or a text that is not UTF-8") from None
 
 
+def ttl_vector(ttl: int) -> tuple[int, bytes]:
+    """The (type, value) for encode_v2 that says how many proxies may still follow, 0 to 999."""
+    return Tlv.POPPROXY_TTL, b"popproxy-ttl=%d" % ttl
+
+
 def _vector(kind: int, value: bytes) -> bytes:
     if not 0 <= kind <= 255:
         raise ProxyError("tlv", f"the type of a vector is a number from 0 to 255, not {kind}")

@@ -40,7 +40,8 @@ class ProxyError(ValueError):
 
 
 class Tlv(IntEnum):
-    """The types of section 2.2 that this room reads."""
+    """The types of section 2.2 that this room reads, and one of our own (section 2.2.7 leaves 0xE0 to 0xEF free):
+    ``popproxy-ttl=N``, how many proxies may still follow."""
 
     ALPN = 0x01
     AUTHORITY = 0x02
@@ -51,6 +52,7 @@ class Tlv(IntEnum):
     SSL_VERSION = 0x21
     SSL_CN = 0x22
     SSL_CIPHER = 0x23
+    POPPROXY_TTL = 0xE0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class ProxyHeader:
 
     An IPv4-mapped IPv6 address is given as the IPv4 address it is, so that networks and limits match it. A Unix
     socket without a name is None. ``authority`` is the SNI; ``alpn`` and ``unique_id`` are raw octets.
+    ``ttl`` is our own.
     """
 
     version: Literal[1, 2]
@@ -91,3 +94,4 @@ class ProxyHeader:
     authority: str | None = None
     alpn: bytes | None = None
     unique_id: bytes | None = None
+    ttl: int | None = None
