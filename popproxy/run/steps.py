@@ -15,7 +15,7 @@ from popproxy.api.explained import Explained
 from popproxy.api.plugin import Plugin, overrides
 from popproxy.api.views import SessionView
 from popproxy.config.plan import ListenerPlan, Plan
-from popproxy.core.chain import Subscriber
+from popproxy.core.chain import Chain
 from popproxy.core.entrance import shown
 from popproxy.core.hooks import CONTAINED, told
 
@@ -43,18 +43,17 @@ def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tu
     ``when`` is judged by the name the client gave, as in a session. Plugins that have nothing to say are left out.
     """
     chain = listener.session.chain.select(view, shown(user))
-    return tuple(_steps(plan, chain.subscribers, view, user))
+    return tuple(_steps(plan, chain, view, user))
 
 
-def _steps(
-    plan: Plan, subscribers: tuple[Subscriber, ...], view: SessionView, user: str
-) -> Iterator[StepView]:
+def _steps(plan: Plan, chain: Chain, view: SessionView, user: str) -> Iterator[StepView]:
+    at_login = {entry.subscriber.name for entry in chain["on_login"]}
     upstream, routed = plan.default_upstream, None
-    for subscriber in subscribers:
+    for subscriber in chain.subscribers:
         plugin = subscriber.plugin
         here = StepView(subscriber.name, (), text(user), upstream)
         if not overrides(type(plugin), "explain"):
-            if overrides(type(plugin), "on_login"):
+            if subscriber.name in at_login:
                 yield replace(here, silent=True)
             continue
         found = _asked(plugin, replace(view, upstream=routed, slots={}), user)

@@ -182,6 +182,12 @@ def test_a_plugin_that_does_not_explain_itself_is_named(plan: Plan) -> None:
     assert "p0  does not explain itself: it may refuse, rename or route\n" in render(explanation)
 
 
+def test_a_plugin_that_leaves_logins_out_is_left_out(plan: Plan) -> None:
+    plugin = Silent(PluginConfig())
+    plugin.skips = frozenset({"on_login"})
+    assert explained(chained(plan, plugin)).listeners[0].steps == ()
+
+
 def test_a_plugin_with_nothing_to_say_is_left_out(plan: Plan) -> None:
     explanation = explained(chained(plan, Says(None)))
     assert explanation.listeners[0].steps == ()
