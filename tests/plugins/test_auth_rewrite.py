@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -36,6 +38,7 @@ from popproxy.api import (
     Route,
     SessionView,
     Verified,
+    Verifier,
 )
 from popproxy.api.plugin import HOOKS, overrides
 from popproxy.api.testing import play
@@ -246,7 +249,7 @@ def test_any_file_is_a_map_or_a_broken_line(content: bytes, name: str) -> None:
     except LineError as error:
         assert 1 <= error.line <= content.count(b"\n") + 1
         return
-    assert found.find(name) is None or len(found) > 0
+    assert found.find(name) != ""
 
 
 def test_a_broken_map_is_a_problem_of_its_key(aliases: Path) -> None:
@@ -625,6 +628,56 @@ def test_a_master_of_the_client_logs_in_with_its_own_password() -> None:
         made({"add_domain": "example.com"}, client_master="*"),
         script("joe*boss", "U> USER joe@example.com*boss" + LOGGED_IN),
     )
+
+
+class Holder(Plugin[PluginConfig]):
+    """Knows the verifier of one user."""
+
+    mechanisms = frozenset({"SCRAM-SHA-256"})
+
+    def __init__(self, user: str) -> None:
+        super().__init__(PluginConfig())
+        self.user = user
+        self.logins: list[str] = []
+
+    async def on_verifier(self, session: SessionView, user: str, mechanism: str) -> Verifier | None:
+        return Verifier.derive(mechanism, "sesame", b"salt") if user == self.user else None
+
+    def on_login(self, session: SessionView, credentials: Credentials) -> None:
+        self.logins.append(credentials.user)
+
+
+def scram(user: str) -> str:
+    """The exchange of a client that knows the password, up to its last word."""
+    first, server = f"n={user},r=client", f"r=clientnonce1,s={base64.b64encode(b'salt').decode()},i=4096"
+    final = "c=biws,r=clientnonce1"
+    salted = hashlib.pbkdf2_hmac("sha256", b"sesame", b"salt", 4096)
+    key, said = hmac.digest(salted, b"Client Key", "sha256"), f"{first},{server},{final}".encode()
+    signature = hmac.digest(hashlib.sha256(key).digest(), said, "sha256")
+    proof = bytes(one ^ other for one, other in zip(key, signature, strict=True))
+    lines = [f"n,,{first}", server, f"{final},p={base64.b64encode(proof).decode()}"]
+    one, two, three = (base64.b64encode(line.encode()).decode() for line in lines)
+    return f"S~ \\+OK.*\nC: AUTH SCRAM-SHA-256 {one}\nS: + {two}\nC: {three}\nS~ \\+ .*\nC:\n"
+
+
+def test_a_scram_client_is_looked_up_and_logged_in_under_the_same_name() -> None:
+    holder = Holder("joe@example.com")
+    played = play(
+        [made({"lower": "all"}, {"add_domain": "example.com"}), holder, made(**MASTER)],
+        scram("JOE")
+        + """
+@ connect
+U< +OK upstream
+U> USER joe@example.com*proxy
+U< +OK
+U> PASS hunter2
+U< +OK in
+S: +OK in
+""",
+        known="none",
+    )
+    assert holder.logins == ["joe@example.com"]
+    assert (played.session.user, played.session.login) == ("JOE", "joe@example.com*proxy")
 
 
 def test_its_failure_lets_nobody_in(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.backend import Backend, User
 from tests.run.examples import HOST, NAMES, Site, mail_server
 from tests.run.process import Process, program
 from tests.wireclient import WireClient
@@ -90,3 +92,43 @@ def test_hosting(running: ExitStack, site: Site) -> None:
     ends[b"shared1"].close()
     assert {home(user) for user in USERS} == {b"shared2"}
     ended(process)
+
+
+# nginx-mail.toml
+
+
+def test_nginx_mail(running: ExitStack, site: Site) -> None:
+    users = {"ann": "an apple", "bob": "a bean"}
+    backend = Backend()
+    running.callback(backend.close)
+    for user, password in users.items():
+        maildrops = mail_server(site.directory / user, {f"{user}@inside": password}, {"one": LETTER}, None)
+        inside = {"Auth-User": f"{user}@inside"}
+        backend.users[user.encode()] = User(password.encode(), port=running.enter_context(maildrops), extra=inside)
+    backend.users[b"bob"].extra = {"Auth-User": "bob@inside", "Auth-Pass": "a bean"}
+    changes = {
+        "127.0.0.1:1110": f"127.0.0.1:{backend.users[b'ann'].port}",
+        "http://127.0.0.1:9000/auth": backend.url,
+    }
+    process = served(running, site, site.installed("nginx-mail.toml", changes))
+    for user, password in users.items():
+        with site.connect(process, "pop3s") as client:
+            assert client.user_pass(user.encode(), password.encode()).startswith(b"+OK")
+            assert letters(client) == [LETTER]
+            assert client.single(b"QUIT").startswith(b"+OK")
+    with site.connect(process, "pop3") as client:
+        assert client.user_pass(b"ann", b"an apple").startswith(b"-ERR"), "nothing in clear"
+        client.stls(site.client_tls)
+        stamp = re.search(rb"<[^>]+>", client.greeting)
+        assert stamp is not None
+        digest = hashlib.md5(stamp[0] + b"a bean").hexdigest().encode()
+        assert client.single(b"APOP bob " + digest).startswith(b"+OK"), "the back end knows the password"
+        assert letters(client) == [LETTER]
+    with site.connect(process, "pop3s") as client:
+        assert client.user_pass(b"ann", b"a bean") == b"-ERR [AUTH] Invalid login or password\r\n"
+        assert client.user_pass(b"ann", b"an apple").startswith(b"+OK")
+    asked = backend.asked[-1]
+    assert (asked.get("Auth-Method"), asked.text("Auth-User")) == (b"plain", b"ann")
+    assert asked.get("Auth-Login-Attempt") == b"2"
+    assert (asked.get("Client-IP"), asked.get("X-Auth-Key")) == (b"127.0.0.1", b"shared with the back end")
+    assert "apple" not in ended(process)

@@ -26,9 +26,6 @@ class Aliases:
     def __init__(self, targets: dict[str, str]) -> None:
         self._targets = targets
 
-    def __len__(self) -> int:
-        return len(self._targets)
-
     def find(self, name: str) -> str | None:
         """What ``name`` becomes; None when the map does not know it."""
         local, at, domain = name.rpartition("@")
