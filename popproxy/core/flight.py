@@ -72,6 +72,27 @@ def careful_entry(
     return (CAREFUL, command.verb.index, now, Pending(command, shown, collect))
 
 
+def expected(
+    command: Command,
+    shown: Command,
+    now: float,
+    after: Callable[[bool], None] | None,
+    barrier: bool,
+    looked_at: bool,
+) -> FlightEntry:
+    """An entry for ``command`` sent for ``shown``; it passes untouched unless somebody has to look at its reply.
+
+    TOP that is sent as RETR is cut to the lines the client asked for, and counted as what the client did.
+    """
+    verb = command.verb
+    quits, uploads = verb.name == b"QUIT", verb.framing is Framing.UPLOAD
+    cut = verb.name == b"RETR" and shown.verb.name == b"TOP"
+    if after is None and not (quits or uploads or looked_at or cut):
+        return (MULTI if command.multiline else SINGLE, verb.index, now, None)
+    pending = Pending(command, shown, None, after, quits, uploads, barrier or quits or uploads)
+    return (CAREFUL, shown.verb.index if cut else verb.index, now, pending)
+
+
 def common(line: bytes) -> tuple[int, int] | None:
     """Kind and verb index of a line (less its LF) that may pass as it is: no argument, or one message number."""
     known = WHOLE_LINES.get(line)

@@ -19,12 +19,11 @@ from popproxy.core.failures import Failure
 from popproxy.core.flight import (
     CAREFUL,
     LOCAL,
-    MULTI,
     SINGLE,
     FlightEntry,
-    Pending,
     careful_entry,
     common,
+    expected,
     stops,
 )
 from popproxy.core.growth import SIZED, Growth, measure
@@ -32,7 +31,7 @@ from popproxy.core.meter import DENIED, MALFORMED
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
 from popproxy.core.screen import screen
-from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Framing, Where, content, parse
+from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Where, content, parse
 from popproxy.wire.framer import BodyScanner
 from popproxy.wire.replies import err
 
@@ -325,30 +324,21 @@ class Transaction:
         barrier: bool = False,
     ) -> None:
         """Send ``command``; ``after`` hears whether it was answered ``+OK``. Nothing passes a ``barrier``."""
-        verb = command.verb
-        quits, uploads = verb.name == b"QUIT", verb.framing is Framing.UPLOAD
-        cut = verb.name == b"RETR" and shown.verb.name == b"TOP"
-        # The client looked into a message; that RETR was sent for it is our affair.
-        index = shown.verb.index if cut else verb.index
-        looked_at = (
-            self.chain["on_reply"]
-            or (verb.name in (b"RETR", b"TOP") and self._edits())
-            or (self.growth.total and verb.name in SIZED)
-            or cut
-        )
-        if verb.name == b"CAPA":
+        name = command.verb.name
+        if name == b"CAPA":
             entry = careful_entry(command, shown, now, self.answers.careful.capabilities)
-        elif after is not None or quits or uploads or looked_at:
-            pending = Pending(command, shown, None, after, quits, uploads, barrier or quits or uploads)
-            entry = (CAREFUL, index, now, pending)
         else:
-            entry = (MULTI if command.multiline else SINGLE, index, now, None)
+            entry = expected(command, shown, now, after, barrier, self._looked_at(name))
         self.queue(command.line, entry)
-        if quits:
+        if name == b"QUIT":
             self.s.deaf = True
 
-    def _edits(self) -> bool:
-        return bool(self.chain["open_body"] or self.chain["on_message"])
+    def _looked_at(self, name: bytes) -> bool:
+        """Whether somebody looks at the reply to this verb."""
+        chain = self.chain
+        if chain["on_reply"] or (name in SIZED and self.growth.total):
+            return True
+        return name in (b"RETR", b"TOP") and bool(chain["open_body"] or chain["on_message"])
 
     def queue(self, line: bytes, entry: FlightEntry) -> None:
         """Send ``line`` when its turn comes; ``entry`` is what it expects back."""

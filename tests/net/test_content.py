@@ -36,7 +36,7 @@ from tests.letters import as_sent
 from tests.net.memory import bounded
 from tests.net.running import Setup, both_loops, eventually, read_rest, reset, running, sample
 from tests.net.test_pump import CHUNK, HEAD, large, take, url
-from tests.net.upstream import PATIENCE, Upstream, answering
+from tests.net.upstream import PATIENCE, Peer, Upstream, answering
 from tests.wireclient import WireClient
 
 GROWTH = 120
@@ -376,3 +376,31 @@ def test_a_large_message_does_not_grow_the_process(plugin: type[Large], tmp_path
                 left = len(HEAD) - 5 + count * len(CHUNK) + GROWTH + 3 - held
                 assert take(client, left, hashlib.sha256())
             assert client.single(b"NOOP") == b"+OK bye\r\n"
+
+
+def test_promise_9_a_listing_of_a_million_messages_is_not_held(tmp_path: Path) -> None:
+    count = 1_000_000
+    rows = [b"".join(b"%d 1000\r\n" % number for number in range(at, at + 10_000)) for at in range(1, count, 10_000)]
+
+    def lists(peer: Peer) -> None:
+        peer.login()
+        peer.line()
+        peer.send(b"+OK\r\n")
+        for part in rows:
+            peer.send(part)
+        peer.send(b".\r\n")
+        peer.until_gone()
+
+    with Upstream(lists) as upstream:
+        with running(Setup([upstream.url], plugins=[Grows(PluginConfig())]), tmp_path) as proxy:
+            with proxy.logged_in() as client, bounded(24 << 20) as growth:
+                client.send(b"LIST\r\n")
+                assert client.read_line() == b"+OK\r\n"
+                left = sum(map(len, rows)) + len(b".\r\n")
+                digest = hashlib.sha256(bytes(client._buffer))
+                left -= len(client._buffer)
+                client._buffer.clear()
+                growth.look()
+                assert take(client, left, digest) == hashlib.sha256(
+                    b"".join(part.replace(b" 1000\r\n", b" 1120\r\n") for part in rows) + b".\r\n"
+                ).digest()
