@@ -7,7 +7,6 @@ and used by the login dialogue upstream. The client hears ``+OK`` only when the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from popproxy.api.credentials import Credentials, Password
@@ -22,56 +21,33 @@ from popproxy.core.exchange import Exchange
 from popproxy.core.failures import Failure
 from popproxy.core.introduction import believe, forget
 from popproxy.core.leg import Relayed
-from popproxy.core.limits import BURST
 from popproxy.core.mechanisms import USER
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
 from popproxy.core.offer import offered
 from popproxy.core.phases import Phase
+from popproxy.core.reading import Reading
 from popproxy.core.target import Target
 from popproxy.wire import xclient
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
 from popproxy.wire.errors import Code, Refusal
-from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import err, ok
 
 if TYPE_CHECKING:
     from popproxy.core.session import Session
 
 
-class Authorization:
-    """See the head of this file.
+class Authorization(Reading):
+    """See the head of this file."""
 
-    ``busy`` while an outcome is awaited: client lines wait in the buffer. They also wait while the client takes no
-    replies, and when those the proxy made at once exceed BURST (``pulling``).
-    """
-
-    __slots__ = (
-        "_buffer",
-        "_chain",
-        "_deadline",
-        "_entrance",
-        "_exchange",
-        "_handshaking",
-        "_running",
-        "_said",
-        "_user",
-        "attempts",
-        "busy",
-        "s",
-    )
+    __slots__ = ("_chain", "_entrance", "_exchange", "_handshaking", "_user", "attempts")
 
     def __init__(self, session: Session) -> None:
-        self.s = session
-        self.busy = False
+        super().__init__(session)
         self.attempts = 0
-        self._buffer = LineBuffer(session.plan.limits.line)
         self._chain: Chain = session.plan.chain.select(session.view, None)
-        self._deadline = session.deadline
         self._entrance = Entrance(session, self)
         self._exchange = Exchange(session, self)
         self._handshaking = False
-        self._running = False
-        self._said = 0
         self._user: bytes | None = None
 
     # Stage
@@ -150,42 +126,12 @@ class Authorization:
 
     # Lines
 
-    def suspend(self) -> None:
-        """Let the client's lines wait for an outcome."""
-        self.busy = True
-        self.s.deadline = inf
-
-    def resume(self) -> None:
-        """Back to the client's lines."""
-        self.busy = False
-        self.s.deadline = self._deadline
-        self._lines()
-
-    def _lines(self) -> None:
-        """Every line that may be looked at now. Not called again by what it calls: a flood would nest as deep."""
-        if self._running:
-            return
-        s = self.s
-        self._running = True
-        self._said = 0
-        waits = self._waits()
-        while not waits:
-            line = self._buffer.next()
-            if line is None:
-                break
-            self._line(line)
-            waits = self._waits()
-        self._running = False
-        if s.phase is Phase.AUTHORIZATION and not waits:
-            self._check_length()
-        if s.phase in (Phase.GREETING, Phase.AUTHORIZATION, Phase.LOGGING_IN):
-            s.want_client = not waits or len(self._buffer) <= s.plan.limits.line
-
-    def _waits(self) -> bool:
-        s = self.s
-        return self.busy or s.deaf or s.blocked or s.pulling or s.phase is not Phase.AUTHORIZATION
+    def _long(self) -> bool:
+        """See Reading."""
+        return self._exchange.server is not None or self._buffer.starts_with(b"AUTH ")
 
     def _line(self, line: bytes) -> None:
+        """See Reading."""
         limits = self.s.plan.limits
         server = self._exchange.server
         limit = limits.auth_line if server is not None or line[:5].upper() == b"AUTH " else limits.line
@@ -195,27 +141,6 @@ class Authorization:
             self._exchange.line(server, line)
         else:
             self._command_line(line)
-
-    def _check_length(self) -> None:
-        limits = self.s.plan.limits
-        long = self._exchange.server is not None or self._buffer.starts_with(b"AUTH ")
-        self._buffer.limit = limits.auth_line if long else limits.line
-        if self._buffer.overlong:
-            self._overlong(self._buffer.limit)
-
-    def _overlong(self, limit: int) -> None:
-        """A line is too long, whether its end has come or not."""
-        self.s.meter.violation("client", "overlong")
-        self.say(err(f"Line longer than {limit} octets"))
-        self.s.end("protocol_error", "overlong line")
-
-    def say(self, reply: bytes) -> None:
-        """Send it to the client."""
-        s = self.s
-        s.to_client.append(reply)
-        self._said += len(reply)
-        if self._said > BURST:
-            s.pulling = True
 
     def _refuse(self, verb: Verb, outcome: int, kind: str, text: str) -> None:
         self.say(self.s.bad_command(verb.index, outcome, kind, text))
