@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from popproxy.api import (
     Answer,
+    Bearer,
     BodyFilter,
     Capabilities,
     Code,
@@ -23,16 +24,20 @@ from popproxy.api import (
     HeaderFilter,
     Hide,
     Password,
+    Plugin,
     Refuse,
+    Rename,
     Replace,
     Rewrite,
     Route,
     Sizes,
     TlsView,
+    Verifier,
     parse,
 )
+from popproxy.api.plugin import MECHANISMS
 from popproxy.core.authorization import Authorization
-from popproxy.core.effects import Await, Derive, Dial, Dialed, Returned, SecureClient, SecureUpstream
+from popproxy.core.effects import Await, Derive, Dial, Dialed, Judge, Returned, SecureClient, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Limits
 from popproxy.core.phases import REASONS, Phase
@@ -132,6 +137,14 @@ def lie(*_: object) -> Any:
     return 5
 
 
+VERIFIER = Verifier(b"salt", 1, b"s" * 32, b"k" * 32)
+
+
+def makes_possible(made: Plugin[Any]) -> Plugin[Any]:
+    made.mechanisms = frozenset(MECHANISMS)
+    return made
+
+
 PLUGINS: list[Callable[[Fail], list[Any]]] = [
     lambda fail: [],
     lambda fail: [],
@@ -165,12 +178,29 @@ PLUGINS: list[Callable[[Fail], list[Any]]] = [
             on_message=lie,
         )
     ],
+    lambda fail: [makes_possible(plugin(fail, on_verifier=waits, on_login=waits, on_login_result=waits))],
+    lambda fail: [
+        plugin(fail, on_verifier=lie, on_login=third_time()),
+        makes_possible(plugin(fail, on_verifier=lambda *_: VERIFIER)),
+    ],
 ]  # fmt: skip
 
-PLAIN = base64.b64encode(b"\0joe\0" + SECRET)
+b64 = base64.b64encode
+PLAIN = b64(b"\0joe\0" + SECRET)
+TOKEN = b64(b"user=joe\x01auth=Bearer " + SECRET + b"\x01\x01")
+SCRAM = [b64(b"n,,n=joe,r=c"), b64(b"c=biws,r=cn,p=" + b"A" * 43 + b"=")]
+CHALLENGES = [
+    b"+ " + b64(told)
+    for told in (b"r=nx,s=AAAA,i=1", b"v=" + b"A" * 43 + b"=", b"e=x", b'{"status":"' + SECRET + b'"}')
+]
+KNOWN: list[list[bytes] | None] = [
+    [b"PIPELINING"], [], None, [b"SASL PLAIN"], [b"SASL LOGIN"], [b"SASL XOAUTH2"], [b"SASL SCRAM-SHA-256"],
+]  # fmt: skip
 BEFORE = [
     b"USER joe", b"PASS " + SECRET, b"PASS  " + SECRET, b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN, PLAIN, b"AUTH LOGIN",
     b"*", b"AUTH", b"STLS", b"CAPA", b"UTF8", b"LANG", b"LANG en", b"QUIT", b"XTND XMIT", b"RPOP joe", b"AUTH PLAIN =",
+    b"AUTH XOAUTH2 " + TOKEN, b"AUTH OAUTHBEARER", TOKEN, b"", b"AUTH SCRAM-SHA-256 " + SCRAM[0], *SCRAM,
+    b"AUTH SCRAM-SHA-1", b"AUTH CRAM-MD5", b"APOP joe " + b"0" * 32, b64(b"joe " + b"0" * 32),
 ]  # fmt: skip
 BEHIND = [
     b"STAT", b"LIST", b"LIST 1", b"RETR 1", b"RETR 2", b"TOP 1 0", b"DELE 1", b"DELE 2", b"NOOP", b"RSET", b"UIDL",
@@ -179,7 +209,7 @@ BEHIND = [
 ]  # fmt: skip
 UPSTREAM = [
     b"+OK", b"+OK 1 2", b"-ERR", b"-ERR [SYS/TEMP] no", b"-ERR [AUTH] no", b"+", b"+ Vg==", b".", b"..", b"x", b"y",
-    b"", b"1 10", b"2 20", b"PIPELINING", b"TOP", b"+OKAY", b"x" * 110, b"a: b",
+    b"", b"1 10", b"2 20", b"PIPELINING", b"TOP", b"+OKAY", b"x" * 110, b"a: b", *CHALLENGES,
 ]  # fmt: skip
 ECHOES = [b"-ERR what is PASS " + SECRET, b"PASS " + SECRET, b"+OK " + SECRET]
 BODIES = [
@@ -192,7 +222,7 @@ VERDICTS: list[Any] = [
     Route(None, Password("ann", SECRET)), Rewrite(parse(b"NOOP")), Hangup(),
     Rewrite(parse(b"QUIT")), Hide(frozenset({2})), Sizes({1: 5}), Edit([("A", "b")], ["X*"]), Replace(b"new"),
     Grow(64), Replace(b"n", 90),
-    Capabilities(), 5,
+    Capabilities(), 5, VERIFIER, VERIFIER, Rename("ann"), Route(None, Bearer("joe", SECRET)),
 ]  # fmt: skip
 FAILURES = [Failure(kind, "drawn") for kind in Kind]
 EVENTS = [
@@ -215,9 +245,10 @@ class Chaos:
             *self.plugins,
             tls=tls,
             auth_before_tls=tape.pick([True, True, False]),
-            known=tape.pick([[b"PIPELINING"], [], None, [b"SASL PLAIN"], [b"SASL LOGIN"]]),
+            known=tape.pick(KNOWN),
             policy=self.policy,
             limits=LIMITS,
+            nonce=lambda: b"n",
             view_tls=TlsView() if tls == "implicit" else None,
             opened=tape.pick([frozenset(), frozenset({b"LAST", b"XTND XMIT", b"XTND ARCHIVE", b"RPOP"})]),
         )
@@ -325,6 +356,8 @@ class Chaos:
             outcome = Dialed("mail:110", False)
         elif not fails and isinstance(effect, SecureClient):
             outcome = TlsView("TLSv1.3")
+        elif isinstance(effect, Derive):
+            outcome = effect.derivation.compute()
         self.connected(effect, outcome)
         rig.s.done(effect.id, outcome)
         rig.drain()
@@ -349,7 +382,7 @@ class Chaos:
             for effect in [effect for effect in rig.effects if isinstance(effect, ASKED)]:
                 rig.effects.remove(effect)
                 outcomes: dict[type, Any] = {
-                    Dial: Dialed("x:110", False), SecureClient: TlsView(), Await: Returned()
+                    Dial: Dialed("x:110", False), SecureClient: TlsView(), Await: Returned(), Derive: b"x" * 32
                 }
                 outcome = outcomes.get(type(effect))
                 self.connected(effect, outcome)
@@ -389,7 +422,8 @@ class Chaos:
         quits = len(re.findall(rb"(?m)^QUIT\r$", rig.all_upstream))
         asked = len(re.findall(rb"(?mi)^QUIT *\r$", self.sent))
         assert quits <= asked, "promise 1"
-        shown = [effect for effect in rig.effects if not isinstance(effect, Await)]
+        # Judge names the user, and a client may call itself by its password.
+        shown = [effect for effect in rig.effects if not isinstance(effect, Await | Judge)]
         assert SECRET.decode() not in repr(shown), "promise 6"
         if b"XTND XMIT" not in rig.plan.opened:
             for line in rig.all_upstream.split(b"\r\n")[:-1]:

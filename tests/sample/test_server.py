@@ -415,6 +415,7 @@ def test_a_failing_session_is_reported_and_the_server_lives(
         ({"apop_secrets": {"bob": "x"}}, r"without a Maildir: \['bob'\]"),
         ({"implicit_tls": True}, "needs a certificate"),
         ({"clear_auth": False}, "lets nobody log in"),
+        ({"mechanisms": ("PLAIN", "CRAM-MD5")}, "does not speak: .'CRAM-MD5'."),
     ],
 )
 def test_options_that_do_not_fit_are_refused(box: Path, options: dict[str, Any], complaint: str) -> None:

@@ -17,6 +17,7 @@ from popproxy.sample.maildir import Maildir, Maildrop
 from popproxy.sample.outputs import Job, Output, StartTls
 from popproxy.sample.session import LINE_LIMIT, Offer, Session
 from popproxy.wire.dots import stuff, unstuff
+from popproxy.wire.sasl import Derivation, Identity, ScramClient
 from tests.letters import DIFFICULT, as_sent, write_maildir
 
 PASSWORDS = {"alice": " secret  word ", "jürgen": "pässword"}
@@ -564,3 +565,49 @@ def test_noise_raises_nothing(boxes: Callable[[], Path], data: bytes, tls: bool)
     for line in player.say(data).split(b"\r\n"):
         assert line[:4] in (b"-ERR", b"+OK", b"+OK ", b"+ ", b"") or not line.startswith((b"+", b"-"))
     assert player.users == []
+
+
+# Mechanisms that are there when they are asked for
+
+SPOKEN = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2")
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize("name", ["SCRAM-SHA-256", "SCRAM-SHA-1"])
+@pytest.mark.parametrize(("user", "password", "right"), [("alice", PASSWORDS["alice"], True), ("bob", "x", False)])
+def test_scram(box: Path, name: str, user: str, password: str, right: bool) -> None:
+    client = ScramClient(name, Identity(user, "", password.encode()), b"client")
+    with Player(box, mechanisms=SPOKEN) as player:
+        (first,) = player.lines(f"AUTH {name} {b64(client.initial())}")
+        derivation = client.respond(base64.b64decode(first[2:]))
+        assert isinstance(derivation, Derivation)
+        (last,) = player.lines(b64(client.derived(derivation.compute())))
+        if right:
+            assert client.respond(base64.b64decode(last[2:])) == b""
+            assert player.lines("")[0].startswith("+OK 3 messages")
+        else:
+            assert last == "-ERR [AUTH] Authentication is malformed"
+
+
+@pytest.mark.parametrize("name", ["OAUTHBEARER", "XOAUTH2"])
+def test_tokens(box: Path, name: str) -> None:
+    def message(token: str) -> str:
+        head = b"n,a=alice," if name == "OAUTHBEARER" else b"user=alice"
+        return b64(head + f"\x01auth=Bearer {token}\x01\x01".encode())
+
+    with Player(box, mechanisms=SPOKEN, tokens={"alice": "good"}) as player:
+        (document,) = player.lines(f"AUTH {name} {message('bad')}")
+        assert base64.b64decode(document[2:]) == b'{"status":"invalid_token"}'
+        assert player.lines("") == ["-ERR [AUTH] Authentication failed"]
+        assert player.lines(f"AUTH {name} {message('bad')}", "a\0")[1:] == ["-ERR NUL is not allowed in a command"]
+        assert player.lines(f"AUTH {name}", message("good"))[1].startswith("+OK 3 messages")
+
+
+def test_the_list_is_what_was_asked_for(box: Path) -> None:
+    with Player(box, mechanisms=SPOKEN) as player:
+        assert player.lines("AUTH") == ["+OK Mechanisms follow", *SPOKEN, "."]
+        assert "SASL SCRAM-SHA-256 SCRAM-SHA-1 OAUTHBEARER XOAUTH2" in player.lines("CAPA")
+        assert player.lines("AUTH PLAIN") == ["-ERR Unknown mechanism"]
