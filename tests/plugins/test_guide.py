@@ -50,8 +50,28 @@ def test_the_first_plugin_has_ten_lines() -> None:
     scope: dict[str, Any] = {}
     exec(code, scope)
     session = api.SessionView("1", "pop3", user="joe")
-    body_filter = scope["Hello"](api.PluginConfig()).open_body(session, api.parse(b"RETR 1"))
-    assert body_filter.feed(b"A: b\r\n\r\nbody") == b"X-Hello: hello joe\r\nA: b\r\n\r\nbody"
+    plugin = scope["Hello"](api.PluginConfig())
+    body_filter = plugin.open_body(session, api.parse(b"RETR 1"))
+    greeted = body_filter.feed(b"A: b\r\n\r\nbody") + body_filter.finish()
+    assert greeted.endswith(b"\r\nX-Hello: hello joe\r\nA: b\r\n\r\nbody")
+    assert len(greeted) == len(b"A: b\r\n\r\nbody") + plugin.growth(session), "promise 9"
+
+
+def test_every_link_leads_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    for link in re.findall(r"\]\(([^)]+)\)", TEXT):
+        path, _, anchor = link.partition("#")
+        assert not path or (GUIDE.parent / path).exists(), link
+        assert path or anchor in headings, link
+
+
+def test_its_contents_name_every_chapter() -> None:
+    chapters = re.findall(r"^## (.*)$", TEXT, re.MULTILINE)
+    contents = TEXT[TEXT.index("On this page:") : TEXT.index("## Hooks")]
+    assert re.findall(r"\[([^\]]+)\]", contents) == chapters[1:]
 
 
 def test_the_hook_table_is_the_truth() -> None:
