@@ -30,7 +30,7 @@ from tests.net.running import (
     running,
     sample,
 )
-from tests.net.test_pump import SMALL, Scan, both_legs, large, options, stuffed, url
+from tests.net.test_pump import CHUNK, HEAD, SMALL, Scan, both_legs, large, options, stuffed, url
 from tests.net.tlspeers import BareClient, server_side
 from tests.net.upstream import (
     CAPABILITIES,
@@ -381,14 +381,18 @@ class Full(FileSpool):
 
 @pytest.mark.parametrize("mode", Fail)
 @both_loops
-def test_a_disk_that_becomes_full_is_an_error_in_place_of_the_message(
+def test_a_disk_that_becomes_full_loses_no_message(
     loop: str, mode: Fail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("popproxy.net.front.FileSpool", Full)
+    """Open: the message passes unseen, all of it. Closed: an error in its place. The session goes on."""
+    monkeypatch.setattr("popproxy.net.spool.FileSpool", Full)
     with Upstream(large(16)) as upstream:
         made = Setup([upstream.url], loop, plugins=[Scan(PluginConfig())], fail=mode)
         with running(made, tmp_path) as proxy, proxy.logged_in() as client:
-            assert client.single(b"RETR 1").startswith(b"-ERR [SYS/TEMP]")
+            if mode is Fail.OPEN:
+                assert client.multi(b"RETR 1") == HEAD + CHUNK * 16 + b".\r\n"
+            else:
+                assert client.single(b"RETR 1").startswith(b"-ERR [SYS/TEMP]")
             assert client.single(b"NOOP") == b"+OK bye\r\n"
             assert proxy.wait("plugin_error")["hook"] == "on_message"
 
