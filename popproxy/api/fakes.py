@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from popproxy.api.cache import Cache
+from popproxy.api.plugin import Fail
 from popproxy.api.services import (
     Body,
     Counter,
@@ -331,7 +332,9 @@ class World:
 class FakeServices:
     """api.Services of one plugin under test."""
 
-    def __init__(self, clock: FakeClock, world: World) -> None:
+    def __init__(self, clock: FakeClock, world: World, fail: Fail = Fail.OPEN, deadline: float = 10.0) -> None:
+        self.fail = fail
+        self.deadline = deadline
         self.log = FakeLog()
         self.clock = clock
         self.metrics = FakeMetrics()

@@ -10,7 +10,10 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterab
 from dataclasses import dataclass, field
 from os import PathLike
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from popproxy.api.plugin import Fail
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -231,7 +234,17 @@ class Stream(Protocol):
 
 
 class Services(Protocol):
-    """The services of one plugin."""
+    """The services of one plugin, and what its table says of it."""
+
+    @property
+    def fail(self) -> Fail:
+        """What a failure of this plugin means: its own default, or what the operator wrote."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """Seconds an async hook may take. A plugin that must have the last word keeps its own time-outs below it."""
+        ...
 
     @property
     def log(self) -> Log:

@@ -158,7 +158,6 @@ class _Stage:
         self.name = name
         self.plugins = plugins
         self.clock = FakeClock()
-        self.services = [FakeServices(self.clock, world) for _ in plugins]
         tls = TlsView("TLSv1.3", "TLS_AES_256_GCM_SHA384") if options.tls == "implicit" else None
         view = SessionView("1", options.listener, options.client, 50000, "192.0.2.110", 110, tls)
         self.played = Played(view)
@@ -167,6 +166,7 @@ class _Stage:
         self.client, self.upstream = Peer(), Peer()
         self.client.open = True
         plan = _plan(options, plugins)
+        self.services = [FakeServices(self.clock, world, one.fail, one.deadline) for one in plan.chain.subscribers]
         self.session = Session(plan, view, self.meter, self.knowledge, self.clock.monotonic, MemorySpool)
         self._run_coroutine = run
         self._pending: dict[type, int] = {}

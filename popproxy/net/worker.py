@@ -166,7 +166,8 @@ class Worker:
     async def _start_plugin(self, subscriber: Subscriber) -> None:
         name, plugin = subscriber.name, subscriber.plugin
         self._metrics.hooks(name, [hook for hook in HOOKS if subscribes(plugin, hook)])
-        services = PluginServices(self._log.plugin(name), self._metrics.plugin(name), self._threads, self.spawn)
+        log, metrics, table = self._log.plugin(name), self._metrics.plugin(name), (subscriber.fail, subscriber.deadline)
+        services = PluginServices(log, metrics, self._threads, self.spawn, *table)
         # Noted before it is started: stop() is promised also after a failed start.
         self._started.append((subscriber, services))
         error = await self._contained(lambda: plugin.start(services), max(subscriber.deadline, _START_SECONDS))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from popproxy.api.cache import Cache
+from popproxy.api.plugin import Fail
 from popproxy.api.services import Clock, Counter, Http, Log, Metrics, Resolver, Stream, Threads, WatchedFile
 from popproxy.net.services.file import File
 from popproxy.net.services.http import HttpClient
@@ -61,7 +62,11 @@ class LoopResolver:
 class PluginServices:
     """api.Services of one plugin. ``threads`` belong to the worker; ``spawn`` is the worker's."""
 
-    def __init__(self, log: Log, metrics: Metrics, threads: Pool, spawn: Spawn) -> None:
+    def __init__(
+        self, log: Log, metrics: Metrics, threads: Pool, spawn: Spawn, fail: Fail, deadline: float
+    ) -> None:
+        self.fail = fail
+        self.deadline = deadline
         self.log: Log = log
         self.metrics: Metrics = metrics
         self.clock: Clock = WorkerClock()
