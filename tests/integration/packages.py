@@ -47,7 +47,11 @@ INSTALLED: dict[str, tuple[str, ...]] = {
     "nginx": ("nginx",),
     "openssl": ("openssl",),
     "prometheus": ("promtool",),
+    "rspamd": ("rspamd",),
     "sasl2-bin": ("saslpasswd2",),
+    "spamassassin": ("spamassassin",),
+    "spamc": ("spamc",),
+    "spamd": ("spamd",),
 }
 """Package: its programs, all of which must be there. A name in PATH, or a path; `*` globs, `|` means either."""
 

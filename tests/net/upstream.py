@@ -53,6 +53,14 @@ class Peer:
         self._lines[:] = rest
         return line.removesuffix(b"\r")
 
+    def octets(self, count: int) -> bytes:
+        """The proxy's next ``count`` octets. Raises Gone."""
+        while len(self._lines) < count:
+            self._lines += self._receive()
+        octets = bytes(self._lines[:count])
+        del self._lines[:count]
+        return octets
+
     def until_gone(self) -> None:
         """Take whatever comes until the proxy closes."""
         try:
