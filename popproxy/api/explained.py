@@ -10,18 +10,20 @@ from typing import Any
 class Explained:
     """What on_login would do, in words without secrets: one step, one string.
 
-    ``user`` and ``upstream`` (a name from the config) are what the plugin would change them to, None where it leaves
-    them; plugins behind it are asked about these. ``refused``: the login ends here, nobody behind it is asked.
+    ``user``, ``upstream`` (a name from the config) and ``key`` (what sticky balancing chooses by) are what the plugin
+    would change them to, None where it leaves them; plugins behind it are asked about these. ``refused``: the login
+    ends here, nobody behind it is asked.
     """
 
     steps: tuple[str, ...]
     user: str | None = None
     upstream: str | None = None
     refused: bool = False
+    key: str | None = None
 
     def __post_init__(self) -> None:
         """Raises TypeError for a field of another type: steps that are one string, say."""
         given: list[tuple[Any, Any]] = [(self.steps, tuple), (self.user, str | None), (self.upstream, str | None)]
-        given += [(self.refused, bool), *((step, str) for step in self.steps)]
+        given += [(self.key, str | None), (self.refused, bool), *((step, str) for step in self.steps)]
         if not all(isinstance(value, kind) for value, kind in given):
-            raise TypeError("Explained takes steps (a tuple of str), user and upstream (str or None), refused (bool)")
+            raise TypeError("Explained takes steps (a tuple of str), user, upstream, key (str or None), refused (bool)")

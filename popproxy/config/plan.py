@@ -81,12 +81,13 @@ class ListenerPlan:
 
 @dataclass(frozen=True, slots=True)
 class HealthPlan:
-    """When a server is out of rotation: ``fall`` and ``rise`` are counts, the others seconds."""
+    """When a server is out of rotation: ``fall`` and ``rise`` are counts, the others seconds; ``probe`` 0 is never."""
 
     fall: int = 3
     rise: int = 1
     backoff: float = 1.0
     longest: float = 30.0
+    probe: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
         queue=upstream.queue,
         queue_timeout=upstream.queue_timeout,
         send_proxy=upstream.send_proxy,
-        health=HealthPlan(health.fall, health.rise, health.backoff, health.longest),
+        health=HealthPlan(health.fall, health.rise, health.backoff, health.longest, health.probe or 0.0),
     )
 
 

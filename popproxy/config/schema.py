@@ -73,7 +73,7 @@ balance = "sticky"                   # or "first", "round_robin", "least_session
 max_sessions = 1000                  # logins beyond wait for a place: at most so many, at most so long
 queue = 100
 queue_timeout = "5s"
-health = { fall = 3, rise = 1, backoff = "1s", longest = "30s" }
+health = { fall = 3, rise = 1, backoff = "1s", longest = "30s", probe = "10s" }
 
 # Plugins, in the order in which requests pass them. Keys other than use, name, when, fail and deadline are the
 # plugin's own. Secrets of plugins: { file = "..." }, { env = "NAME" } or { credential = "NAME" }.

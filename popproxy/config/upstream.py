@@ -81,6 +81,12 @@ class Health(Model):
         "trial that fails. When no server is in rotation, one login at a time tries without waiting.",
     )
     longest: Duration = Field(default=30.0, examples=["30s"], description="The longest that waiting becomes.")
+    probe: Duration | None = Field(
+        default=None,
+        examples=["10s"],
+        description="How often each server is probed: connection, TLS, greeting; never a login and never QUIT. Without "
+        "it, never: logins are probes enough where there are many.",
+    )
 
 
 class Upstream(Model):

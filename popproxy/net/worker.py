@@ -32,6 +32,7 @@ from popproxy.net.front import Front, Shared
 from popproxy.net.group import Group
 from popproxy.net.listener import Listener, bind
 from popproxy.net.own import OwnAddresses
+from popproxy.net.probe import Prober
 from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
 from popproxy.net.spool import Spools
@@ -126,6 +127,11 @@ class Worker:
             await opening.open()
             listener = opening.front.listener
             self._log.event("info", "listening", listener=listener.name, address=opening.address, tls=listener.tls)
+        for dialer in dialers.values():
+            if dialer.plan.health.probe:
+                prober = Prober(dialer, plan.timeouts)
+                for place, member in enumerate(dialer.group.members):
+                    self.spawn(prober.run(member, place))
         self._beat(self._loop.time() + _LAG_SECONDS)
 
     def _dialer(self, upstream: UpstreamPlan) -> Dialer:

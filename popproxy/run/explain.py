@@ -17,6 +17,7 @@ from popproxy.core.chain import Chain
 from popproxy.core.conditions import Condition
 from popproxy.core.entrance import shown
 from popproxy.core.mechanisms import TOKENS
+from popproxy.run.placement import Placement, bounds, health, placement, told
 from popproxy.run.steps import StepView, text, walk
 
 Address = IPv4Address | IPv6Address
@@ -52,12 +53,16 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamView:
-    """An upstream to which the login leads. ``routed_by`` names plugins that may route it to one of ``others``: they
-    look at logins and do not explain themselves."""
+    """An upstream to which the login leads: its servers, and in words how it is logged in to, what of the client it is
+    told, its bounds and its health. ``routed_by`` names plugins that may route it to one of ``others``: they look at
+    logins and do not explain themselves."""
 
     name: str
     servers: tuple[ServerView, ...]
     login: str
+    bounds: str
+    health: str
+    told: str
     routed_by: tuple[str, ...]
     others: tuple[str, ...]
 
@@ -65,7 +70,7 @@ class UpstreamView:
 @dataclass(frozen=True, slots=True)
 class ListenerView:
     """One listener. ``chain`` holds plugins by hook in call order, hooks nobody uses left out; ``steps`` what they
-    make of the name and the upstream, ``login`` and ``upstream`` what becomes of both (None: refused)."""
+    make of the name and the upstream, ``login``, ``upstream`` and ``placement`` where it leads (None: refused)."""
 
     name: str
     bind: tuple[str, ...]
@@ -80,6 +85,7 @@ class ListenerView:
     steps: tuple[StepView, ...]
     login: str | None
     upstream: str | None
+    placement: Placement | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,9 @@ def _listener(whole: Plan, plan: ListenerPlan, name: str, address: Address, aske
     view = _view(plan, user, address, secure)
     steps = walk(whole, plan, view, name)
     refused = bool(steps) and steps[-1].refused
+    login, where, key = text(name), whole.default_upstream, None
+    if steps:
+        login, where, key = steps[-1].user, steps[-1].upstream, steps[-1].key
     skipped = tuple(
         Skipped(subscriber.name, tuple(_unmet(subscriber.when, view, user)))
         for subscriber in plan.session.chain.subscribers
@@ -150,8 +159,9 @@ def _listener(whole: Plan, plan: ListenerPlan, name: str, address: Address, aske
         chain=dict(_chain(plan, user, address, secure)),
         skipped=skipped,
         steps=steps,
-        login=None if refused else steps[-1].user if steps else text(name),
-        upstream=None if refused else steps[-1].upstream if steps else whole.default_upstream,
+        login=None if refused else login,
+        upstream=None if refused else where,
+        placement=None if refused else placement(whole.upstreams[where], key if key is not None else login.casefold()),
     )
 
 
@@ -249,6 +259,9 @@ def _upstream(plan: Plan, name: str, listeners: Sequence[ListenerView]) -> Upstr
         name=upstream.name,
         servers=tuple(ServerView(server.url, _server_tls(upstream, server.tls)) for server in upstream.servers),
         login=_login(upstream),
+        bounds=bounds(upstream),
+        health=health(upstream),
+        told=told(upstream),
         routed_by=tuple(dict.fromkeys(silent)),
         others=tuple(other for other in plan.upstreams if other != name),
     )
@@ -309,7 +322,11 @@ def _listener_lines(listener: ListenerView) -> list[str]:
         lines.append("  chain    no plugin")
     lines += _steps_lines(listener.steps)
     end = "refused" if listener.login is None else f"{listener.login} at {listener.upstream}"
-    return [*lines, f"  goes as  {end}"]
+    lines.append(f"  goes as  {end}")
+    if listener.placement is not None:
+        servers, because = listener.placement.servers, listener.placement.because
+        lines.append(f"  to       {', '.join(servers)}: {because}")
+    return lines
 
 
 def _steps_lines(steps: Sequence[StepView]) -> Iterator[str]:
@@ -337,6 +354,9 @@ def _upstream_lines(upstream: UpstreamView) -> list[str]:
     lines = [f"upstream {upstream.name}"]
     lines += [f"  server   {server.url}  {server.tls}" for server in upstream.servers]
     lines.append(f"  login    {upstream.login}")
+    lines.append(f"  client   {upstream.told}")
+    lines.append(f"  sessions {upstream.bounds}")
+    lines.append(f"  health   {upstream.health}")
     if upstream.routed_by and upstream.others:
         lines.append(f"  or       {', '.join(upstream.others)}, where {', '.join(upstream.routed_by)} may route it")
     return lines

@@ -22,7 +22,7 @@ from popproxy.core.hooks import CONTAINED, told
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """One plugin: its steps in words, and the name and the upstream behind it.
+    """One plugin: its steps in words, and the name, the upstream and the key for sticky balancing behind it.
 
     ``failed`` says why it could not be explained. ``silent``: it looks at logins and does not explain itself, so what
     stands behind it may be otherwise. ``refused``: the login ends here.
@@ -35,6 +35,7 @@ class StepView:
     failed: str = ""
     silent: bool = False
     refused: bool = False
+    key: str | None = None
 
 
 def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tuple[StepView, ...]:
@@ -48,10 +49,10 @@ def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tu
 
 def _steps(plan: Plan, chain: Chain, view: SessionView, user: str) -> Iterator[StepView]:
     at_login = {entry.subscriber.name for entry in chain["on_login"]}
-    upstream, routed = plan.default_upstream, None
+    upstream, routed, key = plan.default_upstream, None, None
     for subscriber in chain.subscribers:
         plugin = subscriber.plugin
-        here = StepView(subscriber.name, (), text(user), upstream)
+        here = StepView(subscriber.name, (), text(user), upstream, key=key)
         if not overrides(type(plugin), "explain"):
             if subscriber.name in at_login:
                 yield replace(here, silent=True)
@@ -68,8 +69,9 @@ def _steps(plan: Plan, chain: Chain, view: SessionView, user: str) -> Iterator[S
         user = user if found.user is None else found.user
         routed = found.upstream or routed
         upstream = routed or upstream
+        key = key if found.key is None else found.key
         steps = tuple(text(step) for step in found.steps)
-        yield StepView(subscriber.name, steps, text(user), upstream, refused=found.refused)
+        yield StepView(subscriber.name, steps, text(user), upstream, refused=found.refused, key=key)
         if found.refused:
             return
 

@@ -134,7 +134,7 @@ def test_a_plugin_that_raises_is_contained_and_shown_without_its_words(plan: Pla
     assert "test_steps.py:" in steps[0].failed
     assert steps[1].failed.startswith("SystemExit: raised at ")
     assert steps[2].failed == (
-        "TypeError: Explained takes steps (a tuple of str), user and upstream (str or None), refused (bool)"
+        "TypeError: Explained takes steps (a tuple of str), user, upstream, key (str or None), refused (bool)"
     )
     assert after.asked == [("joe@example.com", "joe@example.com", None)]
     explanation = explained(chain)
