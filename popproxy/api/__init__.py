@@ -4,6 +4,7 @@ from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, External, Password, Verified
 from popproxy.api.explained import Explained
 from popproxy.api.header import Header
+from popproxy.api.hosts import server_host
 from popproxy.api.names import ConfigNames, Problem
 from popproxy.api.options import ReadableFile
 from popproxy.api.patterns import bounded_pattern
@@ -142,4 +143,5 @@ __all__ = [
     "bounded_pattern",
     "parse",
     "saslprep",
+    "server_host",
 ]

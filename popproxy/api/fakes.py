@@ -232,9 +232,17 @@ class FakeThreads:
 class FakeFile(Generic[T]):
     """api.WatchedFile on a real file, looked at whenever ``value`` or ``version`` is."""
 
-    def __init__(self, path: Path, parse: Callable[[bytes], T], log: FakeLog, loads: Mapping[str, Counter]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        parse: Callable[[bytes], T],
+        changed: Callable[[T], None] | None,
+        log: FakeLog,
+        loads: Mapping[str, Counter],
+    ) -> None:
         self._path = path
         self._parse = parse
+        self._changed = changed
         self._log = log
         self._loads = loads
         try:
@@ -242,8 +250,8 @@ class FakeFile(Generic[T]):
             self._value = parse(self._data)
         except (OSError, ValueError) as error:
             raise FileFailed(_words(path, error)) from error
-        self._version = 1
-        loads["ok"].inc()
+        self._version = 0
+        self._take()
 
     @property
     def value(self) -> T:
@@ -268,8 +276,13 @@ class FakeFile(Generic[T]):
             self._loads["failed"].inc()
             self._log.error("file_broken", path=str(self._path), detail=_words(self._path, error))
         else:
-            self._version += 1
-            self._loads["ok"].inc()
+            self._take()
+
+    def _take(self) -> None:
+        self._version += 1
+        self._loads["ok"].inc()
+        if self._changed is not None:
+            self._changed(self._value)
 
 
 def _words(path: Path, error: Exception) -> str:
@@ -361,11 +374,16 @@ class FakeServices:
         )
         return FakeLookup(name, fetch, counters, Cache(self.clock.monotonic, ttl, negative_ttl, size))
 
-    async def file(self, path: str | PathLike[str], parse: Callable[[bytes], T]) -> FakeFile[T]:
+    async def file(
+        self,
+        path: str | PathLike[str],
+        parse: Callable[[bytes], T],
+        changed: Callable[[T], None] | None = None,
+    ) -> FakeFile[T]:
         """See api.Services."""
         if not self._loads:
             self._loads = self.metrics.counter("file_loads", "Files read", "result", ("ok", "failed"))
-        return FakeFile(Path(path), parse, self.log, self._loads)
+        return FakeFile(Path(path), parse, changed, self.log, self._loads)
 
     async def stream(self, address: str, timeout: float = 10.0) -> FakeStream:
         """See api.Services."""

@@ -295,8 +295,14 @@ class Services(Protocol):
         """
         ...
 
-    async def file(self, path: str | PathLike[str], parse: Callable[[bytes], T]) -> WatchedFile[T]:
-        """``path`` parsed, and parsed again within seconds when it changes on disk.
+    async def file(
+        self,
+        path: str | PathLike[str],
+        parse: Callable[[bytes], T],
+        changed: Callable[[T], None] | None = None,
+    ) -> WatchedFile[T]:
+        """``path`` parsed, and parsed again within seconds when it changes on disk. ``changed`` gets each new value,
+        the first one, too.
 
         ``parse`` runs in a thread and raises ValueError, best a LineError, for content that is wrong. At the start
         that is FileFailed; later the old value stays, the error is logged as ``file_broken`` and counted as

@@ -6,17 +6,13 @@ Lie (promises 5 and 7).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 
+from popproxy.api.hosts import server_host
 from popproxy.api.verdicts import Route, ServerAddress
 from popproxy.core.lies import Lie
 from popproxy.core.plan import LegTls, UpstreamPolicy
-
-_HOST = re.compile(r"(?=.{1,253}\.?\Z)(?:(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!\Z)|\.?\Z))+\Z", re.ASCII)
-_NUMERIC = re.compile(r"[\d.]+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +54,11 @@ class Target:
 
 def _check(server: ServerAddress, policy: UpstreamPolicy) -> None:
     try:
-        ip_address(server.host)
-    except ValueError:
-        if _HOST.match(server.host) is None or _NUMERIC.match(server.host) is not None:
-            raise Lie(f"Route: {server.host[:80]!r} is no host name and no IP address") from None
+        server_host(server.host)
+    except ValueError as error:
+        raise Lie(f"Route: {error}") from None
+    if server.host.startswith("["):
+        raise Lie(f"Route: {server.host[:80]!r} is no host name and no IP address: leave the brackets out")
     if server.port is not None and not 1 <= server.port <= 65535:
         raise Lie("Route: the port of the server is no number from 1 to 65535")
     if server.tls not in (None, "off", "starttls", "implicit"):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from popproxy.config.problems import ConfigProblem
     from popproxy.run.serve import LoopName
 
-EX_OK, EX_USAGE, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 64, 69, 74, 78
+EX_OK, EX_WRONG, EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 1, 64, 65, 69, 74, 78
 
 CONFIG_VARIABLE = "POPPROXY_CONFIG"
 SYSTEM_CONFIG = Path("/etc/popproxy/popproxy.toml")
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_explain(commands)
     _add_config(commands)
+    _add_passwd(commands)
     _add_demo(commands)
     return parser
 
@@ -150,6 +151,22 @@ def _add_config(commands: Commands) -> None:
         "--page", metavar="F", type=Path, help="with --plugin: write them into this page, between its markers"
     )
     reference.set_defaults(run=_reference)
+
+
+def _add_passwd(commands: Commands) -> None:
+    passwd = commands.add_parser(
+        "passwd",
+        help="make or check an entry of a users file",
+        description="Make an entry for a users file of the plugin auth_file, or check one. The password is read from "
+        "the terminal, or is the first line of standard input; it is never an argument.",
+    )
+    passwd.add_argument("user", nargs="?", metavar="USER", help="the name; without it only the password's part is made")
+    passwd.add_argument("--scheme", metavar="S", type=str.upper, help="like SHA512-CRYPT (default: ARGON2ID)")
+    passwd.add_argument("--rounds", metavar="N", type=int, help="how much work a guess is, in the scheme's own unit")
+    passwd.add_argument(
+        "--verify", metavar="FILE", type=Path, help="check the password of USER in this file; exit code 1: it is wrong"
+    )
+    passwd.set_defaults(run=_passwd)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -305,6 +322,23 @@ def _reference(arguments: argparse.Namespace) -> int:
         _say(f"{page}: {error}")
         return EX_IOERR
     return EX_OK
+
+
+def _passwd(arguments: argparse.Namespace) -> int:
+    from popproxy.run.passwd import PasswdError, make, verify
+
+    try:
+        if arguments.verify is None:
+            print(make(arguments.user, arguments.scheme or "ARGON2ID", arguments.rounds))
+            return EX_OK
+        if arguments.user is None:
+            raise UsageError("--verify needs the name of the user")
+        good = verify(arguments.verify, arguments.user, arguments.scheme or "CRYPT")
+    except PasswdError as error:
+        _say(str(error))
+        return EX_DATAERR
+    _say("the password is right" if good else "the password is wrong")
+    return EX_OK if good else EX_WRONG
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
-from popproxy.api import Code, HttpReply
+from popproxy.api import Code, HttpReply, server_host
 
 TEXT = 400
 """Characters of an error text; a reply line has 512 octets (RFC 2449 section 4)."""
 
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
-_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _CODED = re.compile(r"\[([A-Z0-9/-]+)\] ?(.*)", re.DOTALL)
 _CODES = {code.value.decode("ascii"): code for code in Code}
 
@@ -88,13 +86,10 @@ def _value(reply: HttpReply, name: str) -> str | None:
 def _host(value: str | None) -> str:
     if not value:
         raise BadReply("no Auth-Server")
-    host = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     try:
-        return str(ip_address(host))
-    except ValueError:
-        if len(host) > 253 or _HOST.fullmatch(host) is None or re.fullmatch(r"[\d.]+", host):
-            raise BadReply(f"Auth-Server is {value[:80]!r}, no address and no host name") from None
-        return host
+        return server_host(value)
+    except ValueError as error:
+        raise BadReply(f"Auth-Server: {error}") from None
 
 
 def _port(value: str | None) -> int:

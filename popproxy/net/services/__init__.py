@@ -96,11 +96,16 @@ class PluginServices:
         cache: Cache[K, V] = Cache(self.clock.monotonic, ttl, negative_ttl, size)
         return SingleFlight(name, fetch, counters, self._spawn, cache, timeout)
 
-    async def file(self, path: str | PathLike[str], parse: Callable[[bytes], T]) -> WatchedFile[T]:
+    async def file(
+        self,
+        path: str | PathLike[str],
+        parse: Callable[[bytes], T],
+        changed: Callable[[T], None] | None = None,
+    ) -> WatchedFile[T]:
         """See api.Services."""
         if not self._loads:
             self._loads = self.metrics.counter("file_loads", "Files read", "result", ("ok", "failed"))
-        file = File(Path(path), parse, self.threads, self.log, self._loads, self._spawn)
+        file = File(Path(path), parse, changed, self.threads, self.log, self._loads, self._spawn)
         await file.load()
         self._files.append(file)
         return file

@@ -24,6 +24,7 @@ class File(Generic[T]):
         self,
         path: Path,
         parse: Callable[[bytes], T],
+        changed: Callable[[T], None] | None,
         threads: Threads,
         log: Log,
         loads: Mapping[str, Counter],
@@ -33,6 +34,7 @@ class File(Generic[T]):
         self.version = 0
         self._path = path
         self._parse = parse
+        self._changed = changed
         self._threads = threads
         self._log = log
         self._loads = loads
@@ -70,6 +72,8 @@ class File(Generic[T]):
         self._value, self._seen = value, signature
         self.version += 1
         self._loads["ok"].inc()
+        if self._changed is not None:
+            self._changed(self.value)
 
     def _arm(self) -> None:
         if not self._closed:

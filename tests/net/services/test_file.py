@@ -34,7 +34,8 @@ class Scene:
         self.loads = {"ok": FakeCounter(), "failed": FakeCounter()}
         self.pool = Pool()
         self.tasks: list[asyncio.Task[Any]] = []
-        self.file = File(path, parse, self.pool, self.log, self.loads, self.spawn, every)
+        self.values: list[tuple[str, ...]] = []
+        self.file = File(path, parse, self.values.append, self.pool, self.log, self.loads, self.spawn, every)
 
     def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
         task = asyncio.ensure_future(work)
@@ -86,6 +87,7 @@ def test_a_new_version_is_taken_and_a_broken_one_is_not(loop: str, tmp_path: Pat
             ("info", "file_loaded", None),
         ]
         assert (stage.loads["ok"].value, stage.loads["failed"].value) == (3, 2)
+        assert stage.values == [("a:1",), ("a:1", "b:2"), ("c:3",)]
 
     run(loop, scene)
 

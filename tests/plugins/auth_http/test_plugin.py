@@ -150,7 +150,7 @@ def test_the_log_says_which_header_was_wrong() -> None:
     result = played(TRY + AWAY, Backend({"Auth-Status": "OK", "Auth-Server": "no host", "Auth-Port": "110"}))
     (line,) = result.log
     assert (line.level, line.event, line.fields["server"]) == ("error", "bad_reply", "a.example:9000")
-    assert line.fields["detail"] == "Auth-Server is 'no host', no address and no host name"
+    assert line.fields["detail"] == "Auth-Server: 'no host' is no host name and no IP address"
     assert result.counters["answers", "bad"] == 1
 
 
