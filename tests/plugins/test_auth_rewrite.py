@@ -439,8 +439,9 @@ def test_no_name_breaks_a_rule_and_every_hook_agrees(name: str, rules: list[dict
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=30), st.sampled_from(ALL[:5]))
-def test_a_rule_that_only_tidies_does_nothing_the_second_time(name: str, rule: dict[str, Any]) -> None:
+@given(st.text(max_size=30), st.sampled_from(["trim", "lower", "add_domain", "saslprep"]))
+def test_a_rule_that_only_tidies_does_nothing_the_second_time(name: str, action: str) -> None:
+    (rule,) = [rule for rule in ALL if action in rule]
     plugin = made(rule)
     once = plugin.explain(SESSION, name)
     if once.user is not None:
