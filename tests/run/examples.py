@@ -39,6 +39,7 @@ class Site:
         leaf.private_key_pem.write_to_path(str(directory / "mail.key"))
         (directory / "mail.key").chmod(0o600)
         (directory / "auth.key").write_text("shared with the back end\n")
+        (directory / "routes").write_text("boss@example.com business\n")
         self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         leaf.configure_cert(self.server_tls)
         self.client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -65,32 +65,41 @@ def test_every_example_is_driven_here() -> None:
 
 # hosting.toml
 
-USERS = {f"user{number}@example.com": f"secret of {number}" for number in range(30)}
+SHARED = [f"user{number}@example.com" for number in range(30)]
+PASSWORD = "the same for all"
 
 
 def test_hosting(running: ExitStack, site: Site) -> None:
+    users = {
+        **dict.fromkeys(("shared1", "shared2"), SHARED),
+        "business": ["boss@example.com", "ann@business.example"],
+        "old": ["bob%old.example"],
+    }
     changes = {}
-    ends = {}
-    for server in ("shared1", "shared2", "business", "old"):
+    ends = {server: running.enter_context(ExitStack()) for server in users}
+    for server, names in users.items():
         letter = LETTER.replace(b"hello", server.encode())
-        ends[server.encode()] = running.enter_context(ExitStack())
-        home_of = mail_server(site.directory / server, USERS, {"one": letter}, site.server_tls)
-        changes[f"{server}.example.com"] = f"{HOST}:{ends[server.encode()].enter_context(home_of)}"
+        passwords = dict.fromkeys(names, PASSWORD)
+        maildrops = mail_server(site.directory / server, passwords, {"one": letter}, site.server_tls)
+        changes[f"{server}.example.com"] = f"{HOST}:{ends[server].enter_context(maildrops)}"
     process = served(running, site, site.installed("hosting.toml", changes))
 
-    def home(user: str) -> bytes:
+    def home(user: str) -> str:
         """The server that holds the mail of ``user``."""
         with site.connect(process, "pop3s") as client:
-            assert client.user_pass(user.encode(), USERS[user.strip().lower()].encode()).startswith(b"+OK"), user
+            assert client.user_pass(user.encode(), PASSWORD.encode()).startswith(b"+OK"), user
             (letter,) = letters(client)
             assert client.single(b"QUIT").startswith(b"+OK")
-        return letter.split(b"Subject: ")[1].split(b"\r\n")[0]
+        return letter.split(b"Subject: ")[1].split(b"\r\n")[0].decode()
 
-    homes = {user: home(user) for user in USERS}
-    assert set(homes.values()) == {b"shared1", b"shared2"}
-    assert homes == {user: home(f" {user.upper()}") for user in USERS}
-    ends[b"shared1"].close()
-    assert {home(user) for user in USERS} == {b"shared2"}
+    homes = {user: home(user) for user in SHARED}
+    assert set(homes.values()) == {"shared1", "shared2"}
+    assert homes == {user: home(" " + user.upper().removesuffix("@EXAMPLE.COM")) for user in SHARED}
+    assert (home("Boss"), home("ann@Business.example"), home("bob@old.example")) == ("business", "business", "old")
+    with site.connect(process, "pop3s") as client:
+        assert client.user_pass(b"ann@example.com", PASSWORD.encode()).startswith(b"-ERR [AUTH]")
+    ends["shared1"].close()
+    assert {home(user) for user in SHARED} == {"shared2"}
     ended(process)
 
 
@@ -132,3 +141,33 @@ def test_nginx_mail(running: ExitStack, site: Site) -> None:
     assert asked.get("Auth-Login-Attempt") == b"2"
     assert (asked.get("Client-IP"), asked.get("X-Auth-Key")) == (b"127.0.0.1", b"shared with the back end")
     assert "apple" not in ended(process)
+
+
+# tagging.toml
+
+HAM = b"X-Spam-Status: No, score=0.2 required=5.0\r\n" + LETTER
+SPAM = b"X-Spam-Status: Yes, score=7.5 required=5.0\r\n" + LETTER
+FORGED = b"X-Spam-Status: Yes, score=6.1 required=5.0\r\nX-Spam-Status: No, score=-9\r\n" + LETTER
+AWFUL = b"X-Spam-Status: Yes, score=22.0 required=5.0\r\n" + LETTER.replace(b"Hello.", b"Buy this.\r\n" * 40)
+
+
+def test_tagging(running: ExitStack, site: Site) -> None:
+    sent = {"1.ham": HAM, "2.spam": SPAM, "3.forged": FORGED, "4.awful": AWFUL, "5.none": LETTER}
+    maildrops = mail_server(site.directory / "mail", {"ann": "secret"}, sent, site.server_tls)
+    changes = {"mail.example.com": f"{HOST}:{running.enter_context(maildrops)}"}
+    process = served(running, site, site.installed("tagging.toml", changes))
+    with site.connect(process, "pop3") as client:
+        client.stls(site.client_tls)
+        assert client.user_pass(b"ann", b"secret").startswith(b"+OK")
+        ham, spam, forged, awful, none = letters(client)
+        assert client.single(b"STAT") == b"+OK 5 %d\r\n" % sum(map(len, (ham, spam, forged, awful, none)))
+        for letter in (spam, forged):
+            assert b"\r\nSubject: [SPAM] hello\r\n" in letter and b"\r\nX-Spam-Flag: YES\r\n" in letter
+        for letter in (ham, none):
+            assert b"\r\nSubject: hello\r\n" in letter
+        assert b"\r\nX-Spam-Flag: NO\r\n" in ham
+        assert b"Buy this." not in awful and b"found to be spam" in awful
+        assert all(letter.endswith(b"\r\n\r\nHello.\r\n") for letter in (ham, spam, forged, none))
+        assert client.multi(b"TOP 2 0").count(b"[SPAM] ") == 1
+        assert client.single(b"QUIT").startswith(b"+OK")
+    ended(process)
