@@ -145,8 +145,12 @@ def fetch_fetchmail(mailbox: Mailbox, work: Path, keep: bool) -> list[bytes]:
     return [Path(line).read_bytes() for line in order.read_text().split()] if order.exists() else []
 
 
-def fetch_mpop(mailbox: Mailbox, work: Path, keep: bool) -> list[bytes]:
-    """Delivers to a Maildir, with LF for CRLF, in no certain order. Pipelines when CAPA says it may."""
+def fetch_mpop(mailbox: Mailbox, work: Path, keep: bool, auth: str = "") -> list[bytes]:
+    """Delivers to a Maildir, with LF for CRLF, in no certain order. Pipelines when CAPA says it may.
+
+    `auth` is how it logs in (default: what CAPA offers; USER and PASS on a clear leg).
+    """
+    method = auth or ("user" if mailbox.leg == "clear" else "")
     maildir = work / "maildir"
     for name in ("cur", "new", "tmp"):
         (maildir / name).mkdir(parents=True)
@@ -158,7 +162,7 @@ def fetch_mpop(mailbox: Mailbox, work: Path, keep: bool) -> list[bytes]:
         f"tls_trust_file {mailbox.ca_file}\ntimeout 30\n"
         f"keep {'on' if keep else 'off'}\nonly_new off\nuidls_file {work}/uidls\nreceived_header off\n"
         f"delivery maildir {maildir}\n"
-        + ("auth user\n" if mailbox.leg == "clear" else "")
+        + (f"auth {method}\n" if method else "")
     )
     control.chmod(0o600)
     run([program("mpop"), f"--file={control}", "--quiet"], environment={"HOME": str(work)})

@@ -143,6 +143,23 @@ local 127.0.0.4 {{
 """
 
 
+ALL_MECHANISMS = """auth_mechanisms = plain login scram-sha-256 scram-sha-1 cram-md5 apop oauthbearer xoauth2
+passdb {{
+  driver = oauth2
+  mechanisms = oauthbearer xoauth2
+  args = {base}/oauth2.conf
+}}
+"""
+
+OAUTH2 = """introspection_url = {url}
+introspection_mode = post
+force_introspection = yes
+username_attribute = username
+active_attribute = active
+active_value = true
+"""
+
+
 class Dovecot:
     """A running Dovecot. `port` speaks POP3 with STLS, `port_tls` POP3 inside TLS, on every host above."""
 
@@ -212,12 +229,17 @@ def _identity() -> tuple[str, tuple[int, int]]:
     return users, (os.geteuid(), os.getegid())
 
 
-def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int, int]]:
-    """The text of dovecot.conf for the installed version (2.4 renamed half of the settings), and the mail's owner."""
+def modern() -> bool:
+    """Whether the installed version is 2.4 or later."""
     version = run([program("dovecot"), "--version"]).decode()
     found = re.match(r"(\d+)\.(\d+)", version)
     assert found is not None, f"dovecot --version says {version!r}"
-    new = (int(found[1]), int(found[2])) >= (2, 4)
+    return (int(found[1]), int(found[2])) >= (2, 4)
+
+
+def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int, int]]:
+    """The text of dovecot.conf for the installed version (2.4 renamed half of the settings), and the mail's owner."""
+    new = modern()
     users, (uid, gid) = _identity()
     text = (COMMON + (NEW if new else OLD)).format(
         base=base,
@@ -236,11 +258,17 @@ def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int
 
 
 @contextmanager
-def start(certificate: bytes, key: bytes) -> Iterator[Dovecot]:
-    """Dovecot with this certificate chain and key (PEM), ended when the block is left."""
+def start(certificate: bytes, key: bytes, introspection: str = "") -> Iterator[Dovecot]:
+    """Dovecot with this certificate chain and key (PEM), ended when the block is left.
+
+    `introspection` is the URL of an Issuer: with it Dovecot speaks every mechanism it knows. Not for modern() ones.
+    """
     with private_directory("dovecot") as base:
         port, port_tls = free_ports(2, *HOSTS)
         text, owner = _configuration(base, port, port_tls)
+        if introspection:
+            text = text.replace("auth_mechanisms = plain login\n", ALL_MECHANISMS.format(base=base))
+            (base / "oauth2.conf").write_text(OAUTH2.format(url=introspection))
         (base / "dovecot.conf").write_text(text)
         (base / "cert.pem").write_bytes(certificate)
         (base / "key.pem").write_bytes(key)
