@@ -51,10 +51,28 @@ def listeners(tables: Mapping[int, Listener], admin: Admin | None, report: Repor
                 "nobody can log in: there is no TLS, and logins without TLS are refused",
                 'write tls = "starttls" or "implicit"; or auth_before_tls = "allow" to let passwords travel in clear',
             )
+        _client_certificates(path, table, report)
         if table.auth_before_tls == "allow" and table.tls != "implicit" and not _private(table):
             report.warn(
                 (*path, "auth_before_tls"), "passwords may travel in clear", 'write "refuse" unless that is intended'
             )
+
+
+def _client_certificates(path: KeyPath, table: Listener, report: Report) -> None:
+    if table.verify_client != "off" and table.tls == "off":
+        report.problem((*path, "verify_client"), "has no effect without TLS", 'leave it out, or write tls = "starttls"')
+    elif table.verify_client != "off" and table.client_ca_file is None:
+        report.problem(
+            (*path, "verify_client"),
+            "needs the authorities whose certificates are good",
+            'write client_ca_file = "..."',
+        )
+    elif table.verify_client == "off" and table.client_ca_file is not None:
+        report.problem(
+            (*path, "client_ca_file"), "has no effect", 'write verify_client = "optional" or "required" beside it'
+        )
+    elif table.client_ca_file is not None:
+        _ca_file((*path, "client_ca_file"), table.client_ca_file, report)
 
 
 def _private(table: Listener) -> bool:

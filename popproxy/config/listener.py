@@ -62,6 +62,17 @@ class Listener(Model):
         description="`implicit`: TLS from the first octet (port 995). `starttls`: clear until the client sends STLS "
         "(port 110). `off`: no TLS.",
     )
+    verify_client: Literal["off", "optional", "required"] = Field(
+        default="off",
+        description="Whether clients are asked for a certificate. `optional`: those without one are served as well. "
+        "One that is shown must be good, or the handshake fails. Plugins read it from `session.tls`; it logs nobody in "
+        "by itself.",
+    )
+    client_ca_file: ReadableFile | None = Field(
+        default=None,
+        examples=["/etc/popproxy/clients-ca.pem"],
+        description="PEM file with the authorities whose client certificates are good.",
+    )
     auth_before_tls: Literal["refuse", "allow"] = Field(
         default="refuse",
         description="Whether USER, PASS, APOP and AUTH are taken on a leg without TLS. `allow` lets passwords travel "

@@ -56,13 +56,16 @@ class CertificatePlan:
 class TlsPlan:
     """TLS on the clients' leg. ``ciphers`` None is Mozilla's intermediate list for TLS 1.2.
 
-    Without ``certificates`` a self-signed one is made and kept in ``self_signed_directory``.
+    Without ``certificates`` a self-signed one is made and kept in ``self_signed_directory``. ``client_ca_file`` is
+    there when clients are asked for certificates.
     """
 
     certificates: tuple[CertificatePlan, ...]
     minimum: Literal["TLSv1.2", "TLSv1.3"]
     ciphers: str | None
     self_signed_directory: Path
+    verify_client: Literal["off", "optional", "required"] = "off"
+    client_ca_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +267,7 @@ def _listener(listener: Listener, shared: SessionPlan, tls: TlsPlan, taken: set[
             greeting=listener.greeting,
             xclient=listener.xclient.trusted if listener.xclient else (),
         ),
-        tls_context=tls,
+        tls_context=replace(tls, verify_client=listener.verify_client, client_ca_file=listener.client_ca_file),
         proxy_protocol=listener.proxy_protocol.trusted if listener.proxy_protocol else (),
         limit=listener.max_connections,
     )

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from popproxy.core.effects import Level, Note
 from popproxy.core.login import Knowledge
 from popproxy.core.plan import SessionPlan
 from popproxy.metrics.meters import ListenerMeter, TlsMode
+from popproxy.net.clientcert import described
 from popproxy.net.dialer import Dialer
 from popproxy.net.door import BUSY, Door, addresses
 from popproxy.net.pump import Pump
@@ -223,7 +224,17 @@ class Front:
         """TLS is on: count it."""
         info = transport.tls
         self.meter.tls_ok(mode, info.version, info.cipher, info.resumed, info.handshake_seconds)
-        return TlsView(info.version, info.cipher, info.resumed, info.server_name, info.peer_cert_subject)
+        view = TlsView(info.version, info.cipher, info.resumed, info.server_name, info.peer_cert_subject)
+        if self.listener.tls_context.verify_client == "off":
+            return view
+        if info.peer_cert is None:
+            return replace(view, verify="NONE")
+        try:
+            shown = described(info.peer_cert)
+        except ValueError:
+            # Good for OpenSSL, and still nothing that a plugin could know somebody by.
+            return replace(view, verify="FAILED:the certificate cannot be read")
+        return replace(view, verify="SUCCESS", **asdict(shown))
 
     def tls_failed(self, view: SessionView, mode: TlsMode, failure: TlsFailure) -> None:
         """It is not: count it and say why."""

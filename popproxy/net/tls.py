@@ -26,6 +26,7 @@ __all__ = [
     "CertificateFiles",
     "MinimumVersion",
     "TlsConfigError",
+    "VerifyClient",
     "certificate_errors",
     "certificate_expiry",
     "certificate_warnings",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MinimumVersion = Literal["TLSv1.2", "TLSv1.3"]
+VerifyClient = Literal["off", "optional", "required"]
 
 INTERMEDIATE_CIPHERS = ":".join(
     (
@@ -98,13 +100,16 @@ def server_context(
     *,
     minimum: MinimumVersion = "TLSv1.2",
     ciphers: str | None = None,
+    verify_client: VerifyClient = "off",
+    client_ca_file: Path | None = None,
 ) -> ssl.SSLContext:
     """The context of a listener; make it once and share it among its sessions.
 
     The certificate is chosen by SNI: the exact name in subjectAltName, then the wildcard, then the first of
     ``certificates``. Certificates of different key kinds (RSA, ECDSA) for one name are offered together; of two
     of one kind the first is taken. ``ciphers`` is an OpenSSL list for TLS 1.2. ALPN is "pop3", session tickets
-    are on. Raises TlsConfigError.
+    are on. ``verify_client`` asks clients for a certificate of an authority in ``client_ca_file``; one that is shown
+    and not good ends the handshake. Raises TlsConfigError.
     """
     if not certificates:
         raise TlsConfigError(None, "no certificate is given: a TLS listener needs at least one")
@@ -123,6 +128,10 @@ def server_context(
         if key not in contexts:
             contexts[key] = _offer(group, minimum, ciphers)
         by_name[name] = contexts[key]
+    if verify_client != "off":
+        # All of them: OpenSSL takes the mode from the first context and the authorities from the one chosen by SNI.
+        for context in {default, *(one for one in contexts.values() if one is not None)}:
+            _ask_clients(context, verify_client, client_ca_file)
     if len(contexts) > 1:
         default.sni_callback = _chooser(by_name)
     return default
@@ -147,11 +156,7 @@ def client_context(
     elif ca_file is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        _certificates(ca_file)
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except OSError as exc:
-            raise TlsConfigError(ca_file, f"OpenSSL refuses these CA certificates: {exc}") from exc
+        _trust(context, ca_file)
     if client_certificate is not None:
         _load(client_certificate)
         _use(context, client_certificate)
@@ -213,6 +218,21 @@ def _offer(group: dict[str, _Loaded], minimum: MinimumVersion, ciphers: str | No
     for one in group.values():
         _use(context, one.files)
     return context
+
+
+def _ask_clients(context: ssl.SSLContext, verify_client: VerifyClient, ca_file: Path | None) -> None:
+    if ca_file is None:
+        raise TlsConfigError(None, f"verify_client = {verify_client!r} needs client_ca_file")
+    _trust(context, ca_file)
+    context.verify_mode = ssl.CERT_REQUIRED if verify_client == "required" else ssl.CERT_OPTIONAL
+
+
+def _trust(context: ssl.SSLContext, ca_file: Path) -> None:
+    _certificates(ca_file)
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except OSError as exc:
+        raise TlsConfigError(ca_file, f"OpenSSL refuses these CA certificates: {exc}") from exc
 
 
 def _key(group: dict[str, _Loaded]) -> frozenset[CertificateFiles]:

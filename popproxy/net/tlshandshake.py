@@ -16,7 +16,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from popproxy.wire.clienthello import (
@@ -77,7 +77,8 @@ class TlsFailure:
 @dataclass(frozen=True, slots=True)
 class TlsInfo:
     """What was agreed. ``server_name`` is the SNI name: asked for by the client (server side), or the one we
-    asked for (client side); ``peer_cert_subject`` is set only for a certificate that was verified."""
+    asked for (client side); ``peer_cert_subject`` and ``peer_cert`` (DER) are set only for a certificate that was
+    verified."""
 
     version: str
     cipher: str
@@ -86,6 +87,7 @@ class TlsInfo:
     server_name: str | None
     handshake_seconds: float
     peer_cert_subject: str | None
+    peer_cert: bytes | None = field(default=None, repr=False)
 
 
 class Handshake:
@@ -287,6 +289,7 @@ class Handshake:
             server_name=self._name,
             handshake_seconds=self._loop.time() - self._started,
             peer_cert_subject=_subject(tls),
+            peer_cert=tls.getpeercert(binary_form=True) if tls.context.verify_mode else None,
         )
         self._end(tls, info, None)
 

@@ -167,7 +167,14 @@ class Worker:
             )
         for warning in certificate_warnings(files):
             self._log.event("warning", "certificate", detail=warning)
-        return server_context(files, minimum=tls.minimum, ciphers=tls.ciphers), files
+        context = server_context(
+            files,
+            minimum=tls.minimum,
+            ciphers=tls.ciphers,
+            verify_client=tls.verify_client,
+            client_ca_file=tls.client_ca_file,
+        )
+        return context, files
 
     async def _start_plugin(self, subscriber: Subscriber) -> None:
         name, plugin = subscriber.name, subscriber.plugin

@@ -56,6 +56,15 @@ def encrypt(key: Path) -> None:
     ("text", "problem"),
     [
         (
+            listener("a", '["[::]:1"]', more='verify_client = "optional"'),
+            "5: listener[a].verify_client: needs the authorities whose certificates are good; "
+            'write client_ca_file = "..."',
+        ),
+        (
+            listener("a", '["[::]:1"]', "off", 'auth_before_tls = "allow"\nverify_client = "required"'),
+            "6: listener[a].verify_client: has no effect without TLS; leave it out, or write tls = \"starttls\"",
+        ),
+        (
             listener("a", '["[::]:1"]') + listener("a", '["[::]:2"]'),
             "7: listener[a].name: there are two listeners named 'a'; give one another name",
         ),
