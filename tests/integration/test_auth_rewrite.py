@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
+import os
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Start
-from tests.integration.daemon import SECRETS, Account
+from tests.integration.daemon import SECRETS, Account, run
 from tests.integration.dovecot import LETTERS, Dovecot
+from tests.integration.packages import program
 from tests.integration.proxy import Proxy, Setup, eventually
 from tests.integration.reading import connect, url
 from tests.wireclient import WireClient
@@ -157,6 +161,52 @@ def test_an_authorization_identity_goes_through_the_rules(
     with connect(proxy, "tls", trust) as client:
         assert client.single(b"AUTH PLAIN " + base64.b64encode(identity)).startswith(b"+OK")
         reads(client, 3)
+
+
+def scram(client: WireClient, user: bytes, password: bytes) -> bytes:
+    """AUTH SCRAM-SHA-256 as RFC 5802 has it; the last line."""
+    first = b"n=" + user + b",r=" + base64.b64encode(os.urandom(18))
+    line = client.single(b"AUTH SCRAM-SHA-256 " + base64.b64encode(b"n,," + first))
+    assert line.startswith(b"+ "), line
+    server = base64.b64decode(line[2:])
+    said = dict(part.split(b"=", 1) for part in server.split(b","))
+    salted = hashlib.pbkdf2_hmac("sha256", password, base64.b64decode(said[b"s"]), int(said[b"i"]))
+    key, final = hmac.digest(salted, b"Client Key", "sha256"), b"c=biws,r=" + said[b"r"]
+    signature = hmac.digest(hashlib.sha256(key).digest(), b",".join((first, server, final)), "sha256")
+    proof = bytes(one ^ other for one, other in zip(key, signature, strict=True))
+    line = client.single(base64.b64encode(final + b",p=" + base64.b64encode(proof)))
+    return client.single(b"") if line.startswith(b"+ ") else line
+
+
+def test_a_scram_client_of_a_users_file_goes_as_the_master(
+    dovecot: Dovecot, account: Account, rewritten: Rewritten, trust: ssl.SSLContext, tmp_path: Path
+) -> None:
+    """The name is rewritten before the file is asked, the login behind it; Dovecot itself made the entry."""
+    doveadm = [program("doveadm"), "-c", str(dovecot.base / "dovecot.conf")]
+    entry = run([*doveadm, "pw", "-s", "SCRAM-SHA-256", "-p", OWN.decode()])
+    users = tmp_path / "users"
+    users.write_bytes(account.name + b":" + entry.strip() + b"\n")
+    (tmp_path / "master.pass").write_bytes(dovecot.master.password + b"\n")
+    tables = [
+        rewrite('[{ lower = "all" }, { strip_domain = "*" }]', name="names"),
+        f'[[plugin]]\nuse = "auth_file"\npath = "{users}"\npasswords_behind = true\n',
+        rewrite(master=dovecot.master.user, password_for=["verified", "password"], name="overseer"),
+        f'password = {{ file = "{tmp_path}/master.pass" }}\n',
+    ]
+    before = dovecot.logins(account)
+    proxy = rewritten("".join(tables))
+    given = account.name.upper() + b"@example.com"
+    with connect(proxy, "tls", trust) as client:
+        assert b"SCRAM-SHA-256" in client.multi(b"CAPA")
+        assert scram(client, given, WRONG).startswith(b"-ERR [AUTH]")
+        assert scram(client, b"nobody", OWN).startswith(b"-ERR [AUTH]")
+        assert scram(client, given, OWN).startswith(b"+OK")
+        reads(client, 3)
+    with connect(proxy, "tls", trust) as client:
+        assert client.user_pass(given, WRONG).startswith(b"-ERR [AUTH]")
+        assert client.user_pass(given, OWN).startswith(b"+OK")
+        reads(client, 3)
+    assert dovecot.logins(account) == before + 2
 
 
 def test_an_alias_file_is_read_again_while_the_proxy_runs(

@@ -69,6 +69,11 @@ class AuthFileConfig(PluginConfig):
         default=("SCRAM-SHA-256", "SCRAM-SHA-1"),
         description='mechanisms to offer, where the file holds what they need and `check = "here"`',
     )
+    passwords_behind: bool = Field(
+        default=False,
+        description="whether a plugin behind this one brings the password for the upstream (`auth_rewrite` with "
+        "`master`): then users whose password is not known may log in by SCRAM, too",
+    )
 
     @field_validator("scheme")
     @classmethod
@@ -145,7 +150,7 @@ class AuthFile(Plugin[AuthFileConfig]):
 
     def _changed(self, users: Users) -> None:
         offered = frozenset(self.config.mechanisms) if self._here else frozenset[str]()
-        self.mechanisms = offered & users.mechanisms()
+        self.mechanisms = offered & users.mechanisms(self.config.passwords_behind)
 
     async def on_verifier(self, session: SessionView, user: str, mechanism: str) -> Verifier | None:
         users = self._file.value

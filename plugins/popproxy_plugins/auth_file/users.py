@@ -85,9 +85,11 @@ class Users:
         number = digest(self._key, name.encode("utf-8", "surrogateescape"), sha256)
         return self._secrets[int.from_bytes(number) % len(self._secrets)]
 
-    def mechanisms(self) -> frozenset[str]:
-        """The mechanisms by which at least one user can log in, upstream included."""
-        able = [user.secret for user in self._users.values() if user.secret is not None and user.sendable is not None]
+    def mechanisms(self, passwords_behind: bool = False) -> frozenset[str]:
+        """The mechanisms by which at least one user can log in, upstream included. ``passwords_behind``: the passwords
+        that the file does not know are brought by another plugin."""
+        users = [user for user in self._users.values() if passwords_behind or user.sendable is not None]
+        able = [user.secret for user in users if user.secret is not None]
         found = {secret.scheme for secret in able if secret.verifier is not None}
         if any(secret.plain is not None for secret in able):
             found |= {"SCRAM-SHA-256", "SCRAM-SHA-1", "APOP", "CRAM-MD5"}

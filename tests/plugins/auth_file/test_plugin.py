@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 from hashlib import md5
 from pathlib import Path
@@ -264,6 +265,9 @@ def test_mechanisms_follow_the_file(tmp_path: Path) -> None:
     assert plugin.mechanisms == {"SCRAM-SHA-256", "APOP"}
     upstream = started(path, check="upstream")
     assert upstream.mechanisms == frozenset()
+    path.write_text("joe:{SCRAM-SHA-256}4096,c2FsdA==,%s,%s\n" % ((base64.b64encode(b"x" * 32).decode(),) * 2))
+    assert started(path).mechanisms == frozenset()
+    assert started(path, passwords_behind=True).mechanisms == {"SCRAM-SHA-256"}
     assert "on_verifier" in upstream.skips
 
 

@@ -154,6 +154,11 @@ def test_mechanisms_are_those_that_can_succeed(line: bytes, mechanisms: set[str]
     assert read(line).mechanisms() == mechanisms
 
 
+@pytest.mark.parametrize(("line", "mechanisms"), [(b"a:" + SCRAM, {"SCRAM-SHA-256"}), (b"a:", set())])
+def test_a_plugin_behind_brings_the_password(line: bytes, mechanisms: set[str]) -> None:
+    assert read(line).mechanisms(passwords_behind=True) == mechanisms
+
+
 @given(st.binary())
 def test_any_octets_are_users_or_a_line_error(data: bytes) -> None:
     try:
