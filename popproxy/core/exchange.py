@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from popproxy.core.session import Session
 
 _AUTH = VERBS[b"AUTH"].index
+_BY_PLUGINS = frozenset({"SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5"})
+"""Mechanisms that no upstream makes possible, so none need be asked."""
 
 
 class Desk(Protocol):
@@ -123,7 +125,7 @@ class Exchange:
             else:
                 self._desk.say(self.s.bad_command(_AUTH, DENIED, "", f"{name} is not offered here"))
 
-        if name in offered(self.s):
+        if name in offered(self.s) or name in _BY_PLUGINS:
             known(None)
         else:
             self._desk.learned(known)
