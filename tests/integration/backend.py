@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -51,14 +52,17 @@ class Backend:
         self.users: dict[bytes, User] = {}
         self.asked: list[Asked] = []
         self.connections = 0
+        self._kept: set[socket.socket] = set()
         self.answer: Callable[[Asked], Reply] = self.judge
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 outer.connections += 1
+                outer._kept.add(self.connection)
                 while outer._serve(self):
                     pass
+                outer._kept.discard(self.connection)
 
         class Server(socketserver.ThreadingTCPServer):
             allow_reuse_address = True
@@ -77,6 +81,9 @@ class Backend:
     def close(self) -> None:
         """The end."""
         self._server.shutdown()
+        for connection in list(self._kept):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
         self._thread.join(10)
 
