@@ -368,7 +368,8 @@ class Authorization(Reading):
         self.s.view.attempt = self.attempts + 1
         self._deadline = self.s.clock() + self.s.plan.timeouts.pre_auth
         challenge = self._exchange.refused(document)
-        if challenge is None or code is not Code.AUTH:
+        # Who sends no more cannot answer a challenge, but may read the refusal.
+        if challenge is None or code is not Code.AUTH or self.s.leaving:
             self.denied(reply)
             return
         self._exchange.owe(reply)

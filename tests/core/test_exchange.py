@@ -300,6 +300,19 @@ def test_who_does_not_answer_a_document_is_not_waited_for() -> None:
     rig.wait(rig.plan.timeouts.pre_auth).ended("login_timeout")
 
 
+def test_who_sends_no_more_reads_the_refusal_at_once() -> None:
+    rig = token_of(begun(known=[b"SASL XOAUTH2"])).connected().eof().upstream(b"-ERR [AUTH] no\r\n")
+    assert rig.said() == b"-ERR [AUTH] Authentication failed\r\n"
+    rig.ended("client_eof")
+
+
+def test_what_is_pipelined_behind_a_refused_token_answers_its_document() -> None:
+    rig = token_of(begun(known=[b"SASL XOAUTH2"]))
+    rig.client(b"\r\nQUIT\r\n").connected().upstream(b"-ERR [AUTH] no\r\n")
+    assert rig.said().splitlines()[1:] == [b"-ERR [AUTH] Authentication failed", b"+OK Bye"]
+    rig.ended("quit")
+
+
 @pytest.mark.parametrize("code", [b"SYS/TEMP", b"SYS/PERM", b"IN-USE", b"LOGIN-DELAY"])
 def test_only_a_bad_token_has_a_document(code: bytes) -> None:
     rig = token_of(begun(known=[b"SASL XOAUTH2"])).connected().upstream(b"-ERR [" + code + b"] no\r\n")
