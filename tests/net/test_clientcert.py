@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import ssl
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from popproxy.api import Code, Credentials, Plugin, PluginConfig, Refuse, SessionView, TlsView
 from popproxy.net import front
 from popproxy.net.clientcert import described, distinguished
-from tests.net.running import Setup, both_loops, client_context, running
+from popproxy.net.tls import CertificateFiles, TlsConfigError, server_context
+from tests.net.running import Setup, both_loops, client_context, pem, running
 from tests.net.tlspeers import AUTHORITY
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -218,3 +220,40 @@ def test_a_certificate_that_cannot_be_read_names_nobody(
         client.close()
     assert plugin.seen is not None
     assert (plugin.seen.verify, plugin.seen.subject) == ("FAILED:the certificate cannot be read", "")
+
+
+def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> bytes | None:
+    """One in memory; the client's certificate as the server has it. Raises ssl.SSLError."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, server_hostname=name)
+    for _ in range(4):
+        for side in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    return ours.getpeercert(binary_form=True)
+
+
+@pytest.mark.parametrize("name", ["one.example.com", "two.example.com", "other.example.com"])
+def test_every_certificate_chosen_by_sni_asks_alike(name: str, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(str(authority))
+    files = []
+    for served in ("one", "two"):
+        issued = AUTHORITY.issue_cert(f"{served}.example.com", "other.example.com")
+        files.append(CertificateFiles(pem(tmp_path / f"{served}.pem", issued)))
+    server = server_context(files, verify_client="required", client_ca_file=authority)
+    der = handshake(server, context_with(GOOD), name)
+    assert der is not None and described(der).subject.startswith("CN=joe,")
+    for shown in (EVIL, None):
+        with pytest.raises(ssl.SSLError):
+            handshake(server, context_with(shown), name)
+
+
+def test_authorities_that_cannot_be_used(tmp_path: Path) -> None:
+    files = [CertificateFiles(pem(tmp_path / "one.pem", AUTHORITY.issue_cert("one.example.com")))]
+    with pytest.raises(TlsConfigError, match="needs client_ca_file"):
+        server_context(files, verify_client="optional")
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(TlsConfigError, match=r"ca\.pem"):
+        server_context(files, verify_client="optional", client_ca_file=tmp_path / "ca.pem")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +372,27 @@ def test_unix_sockets(loop: str, tmp_path: Path) -> None:
 
     run(loop, scene)
     assert seen[0].startswith(b"GET /checkv2 HTTP/1.1\r\nHost: rspamd\r\n")
+
+
+@both_loops
+def test_a_server_that_takes_no_connection(loop: str) -> None:
+    """Its backlog is full: the SYN is dropped, as by a firewall."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(8):
+            queued = waiting.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(listener.getsockname())
+
+        async def work(http: HttpClient, url: str) -> None:
+            with pytest.raises(HttpFailed, match="not done within") as caught:
+                await http.request("GET", url, timeout=0.3)
+            assert caught.value.kind == "timeout"
+
+        ask(loop, listener.getsockname()[1], work)
+
+
+def test_aiohttp_is_not_loaded_before_somebody_asks() -> None:
+    code = "import sys, popproxy.net.worker; sys.exit('aiohttp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,6 +4,8 @@ tests/integration."""
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from base64 import b64encode
 from hashlib import sha256
 from typing import Any
@@ -178,3 +180,11 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert schemes.missing() == "bcrypt"
+
+
+def test_no_library_is_loaded_before_an_entry_needs_it() -> None:
+    code = (
+        "import sys; from popproxy_plugins.auth_file import schemes; schemes.parse('{PLAIN}x', 'CRYPT');"
+        "sys.exit(bool({'argon2', 'bcrypt'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
