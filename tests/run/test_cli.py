@@ -295,7 +295,7 @@ def test_config_reference_of_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
-        (["--plugin", "heders"], cli.EX_USAGE, "--plugin: there is no plugin 'heders'; write one of: headers"),
+        (["--plugin", "heders"], cli.EX_USAGE, "--plugin: there is no plugin 'heders'; write one of: auth_"),
         (["--page", "x.md"], cli.EX_USAGE, "--page needs --plugin"),
         (["--plugin", "headers", "--page", "empty.md"], cli.EX_USAGE, "empty.md: has no place for the options; write "),
         (["--plugin", "headers", "--page", "none.md"], cli.EX_IOERR, "none.md: "),
