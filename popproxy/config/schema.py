@@ -18,7 +18,7 @@ EXAMPLE = """\
 # The upstream of every login that no plugin routes elsewhere. May be left out when there is only one.
 default_upstream = "main"
 
-# Where clients connect: TLS from the first octet.
+# Where clients connect: TLS from the first octet. verify_client and client_ca_file ask clients for certificates.
 [[listener]]
 name = "pop3s"
 bind = ["[::]:995"]                  # all addresses, IPv6 and IPv4; or "192.0.2.1:995", "unix:/run/popproxy/pop3.sock"

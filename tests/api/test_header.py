@@ -306,9 +306,12 @@ def test_prefix_keeps_the_first_of_several_and_adds_nothing() -> None:
 @given(st.binary(max_size=120).map(lambda value: value.replace(b"\n", b" ").replace(b"\r", b" ")), st.text(max_size=40))
 def test_prefix_grows_by_what_the_text_says(value: bytes, text: str) -> None:
     text = re.sub("[\r\n\0]", "", text).encode("utf-8", "ignore").decode()
-    empty = Header(b"Subject: =?a?q?a?=\r\n")
-    empty.prefix("Subject", text)
-    most = len(bytes(empty)) - len(b"Subject: =?a?q?a?=\r\n") + 4
+    grown = []
+    for plain in (b"Subject: a\r\n", b"Subject: =?a?q?a?=\r\n"):
+        empty = Header(plain)
+        empty.prefix("Subject", text)
+        grown.append(len(bytes(empty)) - len(plain))
+    most = max(grown) + 4
     header = Header(b"Subject:" + value + b"\r\n")
     assert header.prefix("Subject", text) == 1
     assert bytes(header).endswith(value.lstrip(b" \t") + b"\r\n")
