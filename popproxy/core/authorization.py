@@ -202,6 +202,8 @@ class Authorization(Reading):
             self._refuse(command.verb, MALFORMED, "phase", "Send USER first")
             return
         name, self._user = self._user.decode("utf-8", "surrogateescape"), None
+        # An exchange may have begun meanwhile, in another name.
+        self.named(shown(name))
         self._login(Password(name, command.argument), "USER", command.verb)
 
     def _greeting(self) -> str:

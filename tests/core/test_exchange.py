@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from popproxy.api import Fail, LoginResult, Password, Plugin, Rename, SessionView, Verified, Verifier
+from popproxy.api import Fail, LoginResult, Password, Plugin, Refuse, Rename, SessionView, Verified, Verifier
+from popproxy.core.chain import Chain, Subscriber
+from popproxy.core.conditions import condition
 from popproxy.core.limits import Limits
 from popproxy.core.phases import Phase
 from popproxy.wire.sasl import Derivation, Identity, ScramClient
@@ -275,6 +277,22 @@ def test_nobody_can_tell_a_user_who_does_not_exist() -> None:
     assert {len(fields[0]) for fields in (*shown["joe"], shown["nobody"][1], *shown["anybody"])} == {len(b"s=") + 24}
     again = met(keeper(lambda *_: None), decoy=b"seed").client(first(prover("nobody")))
     assert base64.b64decode(again.said()[2:]).split(b",")[1] == shown["nobody"][0][0]
+
+
+@pytest.mark.parametrize("end", [b"*\r\n", b"no base64!\r\n"])
+def test_a_name_of_an_exchange_that_led_nowhere_does_not_choose_the_plugins_of_a_later_login(end: bytes) -> None:
+    guard = plugin(on_login=lambda session, who: Refuse("Not you", None))
+    subscribers = [
+        Subscriber("keys", keeper(lambda *_: None)),
+        Subscriber("guard", guard, when=condition(users=["joe"])),
+    ]
+    rig = met(chain=Chain(subscribers))
+    rig.client(b"USER joe\r\n" + first(prover("eve")) + end)
+    rig.said()
+    assert rig.view.user == "eve"
+    rig.client(b"PASS sesame\r\n")
+    assert rig.said() == b"-ERR Not you\r\n"
+    assert rig.view.user == "joe"
 
 
 SHAPED = Verifier.derive("SCRAM-SHA-256", "sesame", b"0123456789abcdef", 4097)
