@@ -6,6 +6,8 @@ in two steps, which Microsoft 365 insists on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from popproxy.api.credentials import Bearer, Credentials, Password
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Dialogue, Heard, LoggedIn, LoginRefused, Say
@@ -42,7 +44,7 @@ def log_in(
     heard = yield Say(b"USER " + credentials.user.encode("utf-8", "surrogateescape") + b"\r\n", times.login)
     if heard.ok:
         heard = yield Say(verb + b" " + _secret(credentials) + b"\r\n", times.login, secret=True)
-    return _ended(heard, _secret(credentials))
+    return _ended(heard, [_secret(credentials)])
 
 
 def _secret(credentials: Credentials) -> bytes:
@@ -53,10 +55,10 @@ def _secret(credentials: Credentials) -> bytes:
             return b""
 
 
-def _ended(heard: Heard, secret: bytes, document: bytes = b"") -> LoggedIn | LoginRefused | Failure:
+def _ended(heard: Heard, secrets: Sequence[bytes], document: bytes = b"") -> LoggedIn | LoginRefused | Failure:
     if heard.status is None:
         return Failure(Kind.PROTOCOL, "one challenge too many")
-    return LoggedIn(heard.raw) if heard.ok else _refused(heard.status, heard.raw[5:-2], secret, document)
+    return LoggedIn(heard.raw) if heard.ok else _refused(heard.status, heard.raw[5:-2], secrets, document)
 
 
 def _authenticate(
@@ -72,6 +74,7 @@ def _authenticate(
         elif known is not None and b"SASL" in known:
             line = command_line(name, initial)
     sent = 0 if line is None else 1
+    told = [secret] if line is None else [secret, line.split()[-1]]
     heard = yield Say(line or b"AUTH " + name + b"\r\n", times.login, challenge=True, secret=line is not None)
     # Some servers write +OK where "+ " is due; taken for success it would let a client in that proved nothing.
     while heard.status is None or (heard.ok and sent < mechanism.messages):
@@ -86,10 +89,18 @@ def _authenticate(
         except SaslError as error:
             return Failure(Kind.PROTOCOL, f"{name.decode()}: {error}")
         sent += 1
-        heard = yield Say(encode_response(answer), times.login, challenge=True, secret=True)
+        response = encode_response(answer)
+        told.append(response.strip())
+        heard = yield Say(response, times.login, challenge=True, secret=True)
     if heard.ok and mechanism.failed:
         return Failure(Kind.PROTOCOL, f"{name.decode()}: a success behind a failure")
-    return _ended(heard, secret, mechanism.document)
+    return _ended(heard, told, mechanism.document)
+
+
+def _repeats(text: bytes, secrets: Sequence[bytes]) -> bool:
+    """A server that trims the password repeats it trimmed; one that repeats a long line may cut it short."""
+    secret, *encoded = secrets
+    return (secret.strip() or secret) in text or any(word and word[:8] in text for word in encoded)
 
 
 _WORDS: tuple[tuple[Code, tuple[bytes, ...]], ...] = (
@@ -98,18 +109,17 @@ _WORDS: tuple[tuple[Code, tuple[bytes, ...]], ...] = (
 )
 
 
-def _refused(status: Status, said: bytes, secret: bytes, document: bytes) -> LoginRefused:
+def _refused(status: Status, said: bytes, secrets: Sequence[bytes], document: bytes) -> LoginRefused:
     """What a refusal of the upstream means. Its words stay in the log: they can tell users from non-users.
 
     An upstream without response codes is read by its words, as fetchmail reads it; in doubt the password is bad.
+    ``secrets``: the secret itself, then all base64 it was sent in.
     """
-    # A server that trims the password repeats it trimmed.
-    secret = secret.strip() or secret
-    if secret in document:
+    if _repeats(document, secrets):
         document = b""
     told = said + (b" " + document if document else b"")
     reason = told.decode("utf-8", "backslashreplace")
-    if secret in told:
+    if _repeats(told, secrets):
         reason = "its words are hidden, for they repeat the password"
     if status.code is not None:
         word = status.code

@@ -359,6 +359,13 @@ def test_promise_6_a_refusal_that_repeats_the_password_is_hidden() -> None:
         result = enter(b"+OK", b"-ERR unknown command PASS sesame", credentials=Password("joe", password))[1]
         assert isinstance(result, LoginRefused)
         assert "sesame" not in result.reason
+    for answer in (b"AUTH PLAIN " + PLAIN, b"auth plain " + PLAIN[:12] + b"..."):
+        result = enter(b"-ERR unknown command " + answer.strip(), known=b"SASL PLAIN")[1]
+        assert isinstance(result, LoginRefused)
+        assert "hidden" in result.reason
+    result = enter(b"+ Vg==", b"+", b"-ERR what is " + b64(b"sesame").strip(), known=b"SASL LOGIN")[1]
+    assert isinstance(result, LoginRefused)
+    assert "hidden" in result.reason
     blank = enter(b"+OK", b"-ERR unknown  command", credentials=Password("joe", b"  "))[1]
     assert isinstance(blank, LoginRefused)
     assert "hidden" in blank.reason
