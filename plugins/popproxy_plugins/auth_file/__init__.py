@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from contextlib import nullcontext
+from dataclasses import replace
 from hashlib import md5, sha256
 from secrets import token_bytes
 from typing import Literal
@@ -226,7 +227,7 @@ class AuthFile(Plugin[AuthFileConfig]):
 
     def _route(self, found: User, credentials: Credentials) -> Route | None:
         name = found.destuser if found.destuser is not None else credentials.user
-        new: Password | None = None
+        new: Credentials | None = None
         if isinstance(credentials, Password):
             password = credentials.password if found.password is None else found.password
             new = Password(name, password, "" if credentials.authzid == credentials.user else credentials.authzid)
@@ -234,6 +235,12 @@ class AuthFile(Plugin[AuthFileConfig]):
                 new = None
         elif found.sendable is not None:
             new = Password(name, found.sendable)
+        elif name != credentials.user:
+            # A plugin behind this one brings the password.
+            new = replace(credentials, user=name)
+            if isinstance(new, Verified):
+                # _denied() has let nobody through who would act as another one.
+                new = Verified(name)
         server = None if found.host is None else ServerAddress(found.host, found.port, found.tls)
         if found.upstream is None and server is None and new is None:
             return None

@@ -217,6 +217,8 @@ def done(coroutine: Any) -> Any:
         (Verified("joe"), f"joe:{HASH}::::::pass=master", Route(credentials=Password("joe", b"master"))),
         (Verified("joe"), "joe:{PLAIN}sesame", Route(credentials=Password("joe", b"sesame"))),
         (Verified("joe"), f"joe:{HASH}", None),
+        (Verified("joe", "joe"), f"joe:{HASH}::::::destuser=j", Route(credentials=Verified("j"))),
+        (External("joe"), f"joe:{HASH}::::::destuser=j", Route(credentials=External("j"))),
         (Verified("eve"), "joe:", Refuse),
         (Verified("joe", "boss"), "joe:{PLAIN}sesame", Refuse),
         (External("joe"), "joe:::::::pass=x", Route(credentials=Password("joe", b"x"))),
