@@ -118,11 +118,9 @@ class Group:
 
     async def admit(self, wish: Wish) -> Lease | Failure:
         """A place, perhaps after waiting for one. Cancelling it gives back what it was given."""
-        if not self._waiting:
-            taken = self.take(wish)
-            if taken is not None:
-                return taken
-        return await self._wait(wish)
+        # What those who wait cannot use is free for others.
+        self._serve()
+        return self.take(wish) or await self._wait(wish)
 
     def take(self, wish: Wish) -> Lease | Failure | None:
         """A place now; None when all places are taken."""
@@ -178,7 +176,6 @@ class Group:
         self._watch.queue(len(self._waiting))
         result = "gone"
         try:
-            self._serve()
             await asyncio.wait((future,), timeout=plan.queue_timeout)
             result = "ok" if future.done() else "timeout"
         finally:

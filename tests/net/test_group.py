@@ -429,3 +429,19 @@ def test_no_place_is_lost_and_no_bound_exceeded(
         assert not bench.watched.lengths or bench.watched.lengths[-1] == 0
 
     run(scene())
+
+
+def test_who_waits_for_one_server_does_not_hold_up_others() -> None:
+    async def scene() -> None:
+        bench = Bench(2, balance="sticky", caps=(1, 1), queue=1, queue_timeout=60.0)
+        names = {ranking(bench.plan.servers, key)[0].host: key for key in "zyxwvutsrq"}
+        kept = bench.take(names["a"])
+        waiting = asyncio.ensure_future(bench.group.admit(Wish(names["a"])))
+        await asyncio.sleep(0)
+        given = await bench.group.admit(Wish(names["b"]))
+        assert isinstance(given, Lease) and given.member.server.host == "b"
+        assert not waiting.done()
+        kept.close()
+        assert isinstance(await waiting, Lease)
+
+    run(scene())
