@@ -174,6 +174,17 @@ class Dovecot:
         with (base / "users").open("wb") as users:
             users.writelines(map(_entry, self._ready))
 
+    def proxies(self, account: Account, host: str, port: int) -> None:
+        """From now on sessions of ``account`` are not its own: it proxies them there, by TLS."""
+        fields = f"::::::proxy=y host={host} port={port} ssl=any-cert\n"
+        line = _entry(account).removesuffix(b"::::::\n") + fields.encode()
+        users = (self.base / "users").read_bytes().replace(_entry(account), line)
+        (self.base / "users").write_bytes(users)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its processes."""
+        os.killpg(self.daemon.process.pid, number)
+
     def account(self, letters: Iterable[tuple[str, bytes]] = (), password: bytes | None = None) -> Account:
         """A new maildrop holding `letters`; the password may be any octets."""
         account = self._ready.pop() if password is None else Account(f"special{next(self._numbers)}", password)
@@ -258,10 +269,11 @@ def _configuration(base: Path, port: int, port_tls: int) -> tuple[str, tuple[int
 
 
 @contextmanager
-def start(certificate: bytes, key: bytes, introspection: str = "") -> Iterator[Dovecot]:
+def start(certificate: bytes, key: bytes, introspection: str = "", more: str = "") -> Iterator[Dovecot]:
     """Dovecot with this certificate chain and key (PEM), ended when the block is left.
 
     `introspection` is the URL of an Issuer: with it Dovecot speaks every mechanism it knows. Not for modern() ones.
+    `more` is more config.
     """
     with private_directory("dovecot") as base:
         port, port_tls = free_ports(2, *HOSTS)
@@ -269,7 +281,7 @@ def start(certificate: bytes, key: bytes, introspection: str = "") -> Iterator[D
         if introspection:
             text = text.replace("auth_mechanisms = plain login\n", ALL_MECHANISMS.format(base=base))
             (base / "oauth2.conf").write_text(OAUTH2.format(url=introspection))
-        (base / "dovecot.conf").write_text(text)
+        (base / "dovecot.conf").write_text(text + more)
         (base / "cert.pem").write_bytes(certificate)
         (base / "key.pem").write_bytes(key)
         (base / "key.pem").chmod(0o600)
