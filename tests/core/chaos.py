@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Sequence
+from ipaddress import ip_network
 from math import inf
 from typing import Any, TypeVar
 
@@ -200,7 +201,8 @@ BEFORE = [
     b"USER joe", b"PASS " + SECRET, b"PASS  " + SECRET, b"AUTH PLAIN", b"AUTH PLAIN " + PLAIN, PLAIN, b"AUTH LOGIN",
     b"*", b"AUTH", b"STLS", b"CAPA", b"UTF8", b"LANG", b"LANG en", b"QUIT", b"XTND XMIT", b"RPOP joe", b"AUTH PLAIN =",
     b"AUTH XOAUTH2 " + TOKEN, b"AUTH OAUTHBEARER", TOKEN, b"", b"AUTH SCRAM-SHA-256 " + SCRAM[0], *SCRAM,
-    b"AUTH SCRAM-SHA-1", b"AUTH CRAM-MD5", b"APOP joe " + b"0" * 32, b64(b"joe " + b"0" * 32),
+    b"XCLIENT ADDR=192.0.2.77 TTL=1", b"XCLIENT TTL=0", b"XCLIENT ADDR=x", b"AUTH SCRAM-SHA-1",
+    b"AUTH CRAM-MD5", b"APOP joe " + b"0" * 32, b64(b"joe " + b"0" * 32),
 ]  # fmt: skip
 BEHIND = [
     b"STAT", b"LIST", b"LIST 1", b"RETR 1", b"RETR 2", b"TOP 1 0", b"DELE 1", b"DELE 2", b"NOOP", b"RSET", b"UIDL",
@@ -238,7 +240,13 @@ class Chaos:
     def __init__(self, tape: Tape) -> None:
         self.tape = tape
         tls = tape.pick(["off", "off", "starttls", "implicit"])
-        self.policy = UpstreamPolicy("main", tape.pick(["off", "starttls"]))
+        self.policy = UpstreamPolicy(
+            "main",
+            tape.pick(["off", "starttls"]),
+            servers=tape.pick([1, 1, 3]),
+            sticky=tape.pick([False, True]),
+            xclient=tape.pick(["off", "offered", "required"]),
+        )
         make = tape.number(len(PLUGINS))
         self.plugins = PLUGINS[make](tape.pick(list(Fail)))
         self.rig = Rig(
@@ -249,6 +257,7 @@ class Chaos:
             policy=self.policy,
             limits=LIMITS,
             nonce=lambda: b"n",
+            xclient=tape.pick([(), (ip_network("192.0.2.0/24"),)]),
             view_tls=TlsView() if tls == "implicit" else None,
             opened=tape.pick([frozenset(), frozenset({b"LAST", b"XTND XMIT", b"XTND ARCHIVE", b"RPOP"})]),
         )
@@ -358,11 +367,13 @@ class Chaos:
             outcome = TlsView("TLSv1.3")
         elif isinstance(effect, Derive):
             outcome = effect.derivation.compute()
+        if isinstance(effect, Dial) and effect.why is not None:
+            assert not self.told, "another server, although this one was told the password"
         self.connected(effect, outcome)
         rig.s.done(effect.id, outcome)
         rig.drain()
         if isinstance(outcome, Dialed) and not rig.closed and tape.number(4):
-            rig.upstream(b"+OK ready\r\n")
+            rig.upstream(tape.pick([b"+OK ready\r\n", b"+OK [XCLIENT] ready\r\n"]))
 
     def connected(self, effect: Any, outcome: Any) -> None:
         """Keep in mind what a connection upstream is."""
@@ -389,7 +400,7 @@ class Chaos:
                 rig.s.done(effect.id, outcome)
                 rig.drain()
                 if isinstance(effect, Dial):
-                    rig.upstream(b"+OK\r\n")
+                    rig.upstream(b"+OK [XCLIENT]\r\n")
             if b"PASS" not in self.sent and not rig.pending(SecureClient):
                 self.sent += b"USER joe\r\nPASS " + SECRET + b"\r\n"
                 rig.client(b"USER joe\r\nPASS " + SECRET + b"\r\n")
