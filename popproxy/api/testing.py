@@ -43,6 +43,7 @@ from popproxy.core.effects import (
     Dialed,
     Effect,
     Judge,
+    LoginTook,
     Note,
     Returned,
     SecureClient,
@@ -391,7 +392,7 @@ class _Stage:
             self.session.done(effect.id, outcome)
         elif isinstance(effect, Derive):
             self.session.done(effect.id, effect.derivation.compute())
-        else:
+        elif not isinstance(effect, LoginTook):
             if isinstance(effect, Dial):
                 target = effect.target
                 self.played.routes.append(Route(target.upstream, None, target.server, target.key))

@@ -51,6 +51,15 @@ class Judge:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginTook:
+    """A login on a server of ``upstream`` ended ``seconds`` after it began; ``ok``: the user is in."""
+
+    upstream: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class SecureClient:
     """Send what is due to the client, then start TLS as server. Outcome: TlsView, or Failure (connection gone)."""
 
@@ -109,5 +118,5 @@ class Note:
     error: BaseException | None = field(default=None, compare=False)
 
 
-Effect = Dial | Judge | SecureClient | SecureUpstream | Derive | Await | CloseClient | CloseUpstream | Note
+Effect = Dial | Judge | LoginTook | SecureClient | SecureUpstream | Derive | Await | CloseClient | CloseUpstream | Note
 Outcome = Dialed | TlsView | Returned | Failure | bytes | None

@@ -16,6 +16,7 @@ from popproxy.core import hooks
 from popproxy.core.approach import Approach, Desk, Host
 from popproxy.core.authenticate import log_in
 from popproxy.core.chain import Chain, Entry
+from popproxy.core.effects import LoginTook
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Leg, LoggedIn, LoginRefused, Relayed, Result
 from popproxy.core.lies import Lie
@@ -134,7 +135,9 @@ class Entrance(Approach):
         s = self.s
         s.view.upstream = target.upstream
 
-        def finished(leg: Leg, result: Result) -> None:
+        def finished(leg: Leg, began: float, result: Result) -> None:
+            if not (isinstance(result, Failure) and result.kind is Kind.CREDENTIALS):
+                s.effects.append(LoginTook(target.upstream, isinstance(result, LoggedIn), s.clock() - began))
             if isinstance(result, LoggedIn):
                 self._judge(leg, None)
                 s.view.login = shown(credentials.user)
@@ -162,7 +165,8 @@ class Entrance(Approach):
             known = s.knowledge.get(target.place)
             leg.used = True
             dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce())
-            leg.run(dialogue, lambda result: finished(leg, result))
+            began = s.clock()
+            leg.run(dialogue, lambda result: finished(leg, began, result))
 
         self.prepared(target, prepared)
 

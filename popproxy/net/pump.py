@@ -24,6 +24,7 @@ from popproxy.core.effects import (
     Dialed,
     Effect,
     Judge,
+    LoginTook,
     Note,
     Outcome,
     SecureClient,
@@ -283,6 +284,8 @@ class Pump(asyncio.Protocol):
             self._close_upstream()
         elif isinstance(effect, Judge):
             self._judge(effect)
+        elif isinstance(effect, LoginTook):
+            self.front.dialers[effect.upstream].meter.login("ok" if effect.ok else "fail", effect.seconds)
         elif isinstance(effect, CloseClient):
             self._close_client()
         elif isinstance(effect, Await):

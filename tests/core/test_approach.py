@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from popproxy.api import Route, ServerAddress
-from popproxy.core.effects import CloseUpstream, Dial, Dialed, Judge, SecureUpstream
+from popproxy.core.effects import CloseUpstream, Dial, Dialed, Judge, LoginTook, SecureUpstream
 from popproxy.core.failures import RULES, Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
@@ -31,6 +31,19 @@ def judged(rig: Rig) -> list[tuple[str, str | None]]:
 def test_a_login_speaks_for_the_server() -> None:
     rig = asked().connected().upstream(b"+OK\r\n").upstream(b"+OK in\r\n")
     assert judged(rig) == [("", "joe")]
+
+
+def test_how_long_a_login_took_is_told() -> None:
+    rig = asked(plugin(on_login=lambda *_: Route("other"))).connected()
+    rig.now += 2.0
+    rig.upstream(b"+OK\r\n")
+    rig.now += 1.0
+    rig.upstream(b"+OK in\r\n")
+    assert rig.pending(LoginTook) == [LoginTook("other", True, 3.0)]
+    rig = asked(policy=UpstreamPolicy("main", "off")).connected().upstream(b"+OK\r\n").upstream(b"-ERR no\r\n")
+    assert rig.pending(LoginTook) == [LoginTook("main", False, 0.0)]
+    rig = asked(policy=UpstreamPolicy("main", "off")).connected().lost()
+    assert rig.pending(LoginTook) == [LoginTook("main", False, 0.0)]
 
 
 @pytest.mark.parametrize(

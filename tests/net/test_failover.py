@@ -89,6 +89,7 @@ def test_another_server_is_tried_before_a_secret_was_told(loop: str, fault: str,
             with proxy.logged_in() as client:
                 assert client.single(b"STAT") == b"+OK 0 0\r\n"
             line = proxy.session()
+            assert proxy.sample("upstream_login_duration_seconds_count", upstream="main", result="ok") == 1
             assert line["server"] == good.url.removeprefix("pop3+clear://")
             told = proxy.wait("upstream_retry")
             assert told["kind"] == kind and told["server"] == bad.url.removeprefix("pop3+clear://")
