@@ -41,8 +41,8 @@ class Connected(Generic[P]):
     name: str
     """Host and port, for the log."""
     lease: Lease
-    faults: tuple[str, ...] = ()
-    """Servers that were tried before, and what was wrong with each."""
+    before: Failure | None = None
+    """What was wrong with the servers that were tried before, of the kind of the last one; None when none was."""
 
 
 class Dialer:
@@ -100,7 +100,8 @@ class Dialer:
             if not isinstance(outcome, Failure):
                 side, secure = outcome
                 self.meter.dial("ok")
-                return Connected(side, member.server, secure, member.name, lease, tuple(faults))
+                before = None if last is None else Failure(last.kind, "; ".join(faults))
+                return Connected(side, member.server, secure, member.name, lease, before)
             self.meter.dial(outcome.kind.value)
             lease.bad(outcome)
             lease.close()

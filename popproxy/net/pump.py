@@ -315,8 +315,10 @@ class Pump(asyncio.Protocol):
         side = self._side = outcome.protocol
         side.open(dialer, outcome)
         self._lease = outcome.lease
-        if outcome.faults:
-            self.front.note(self.view, Note("warning", "upstream_retry", {"detail": "; ".join(outcome.faults)}))
+        before = outcome.before
+        if before is not None:
+            fields = {"kind": before.kind.value, "detail": before.detail}
+            self.front.note(self.view, Note("warning", "upstream_retry", fields))
         self.done(effect.id, Dialed(outcome.name, outcome.secure))
         side.attach()
 
