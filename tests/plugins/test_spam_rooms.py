@@ -115,7 +115,7 @@ class Rig:
         self.clock = FakeClock()
         self.asked: list[str] = []
         self.heard: list[tuple[str, Unscanned]] = []
-        self.servers = Servers(tuple(answers), self.clock.monotonic, self._failed)
+        self.servers = Servers(tuple(answers), self.clock.monotonic, self._failed, 9.0)
 
     def _failed(self, server: str, failure: ScanFailed) -> None:
         self.heard.append((server, failure.why))
@@ -169,6 +169,18 @@ def test_each_server_gets_its_share_of_the_time() -> None:
     assert rig.clock.elapsed == 6.0
 
 
+def test_a_server_that_had_no_time_is_not_to_blame() -> None:
+    rig = Rig(a=None)
+    for _ in range(5):
+        assert rig.scan(4.0) is Unscanned.LATE
+        assert rig.asked == ["a"]
+    for _ in range(2):
+        assert rig.scan(9.0) is Unscanned.LATE
+        assert rig.asked == ["a"]
+    assert rig.scan(9.0) is Unscanned.LATE
+    assert not rig.asked
+
+
 def test_the_last_failure_is_told() -> None:
     assert Rig(a=None, b=Unscanned.WRONG).scan() is Unscanned.WRONG
     assert Rig(a=Unscanned.WRONG, b=None).scan() is Unscanned.LATE
@@ -207,7 +219,7 @@ def test_a_wrong_answer_is_the_messages_fault_as_often_as_the_servers() -> None:
 
 def test_scans_that_fall_together_count_as_one_failure() -> None:
     clock = FakeClock()
-    servers = Servers(("a",), clock.monotonic, lambda server, failure: None)
+    servers = Servers(("a",), clock.monotonic, lambda server, failure: None, 9.0)
     down = asyncio.Event()
     asked = 0
 

@@ -344,6 +344,17 @@ def test_closed_nothing_goes_out_unscanned(source: str, fault: str, tmp_path: Pa
         assert proxy.total("plugin_errors_total") == 0
 
 
+@pytest.mark.parametrize("source", ["rspamd", "spamd"])
+def test_a_scanner_that_never_answers_rests(source: str, tmp_path: Path) -> None:
+    setup = {"deadline": 1.0}
+    with stage(tmp_path, source, LETTERS[:3], setup=setup) as (proxy, scanner), proxy.logged_in() as client:
+        scanner.go.clear()
+        late = "Unknown, not scanned: the scanner did not answer in time"
+        assert [status_of(retr(client, number)) for number in (1, 2, 3)] == [late] * 3
+        assert len(scanner.scanned) == 2
+        eventually(lambda: len([line for line in told(proxy) if "server" in line]) == 2, "two log lines")
+
+
 def test_the_next_server_takes_over(tmp_path: Path) -> None:
     with Scanner("rspamd", fault=resets) as broken:
         with stage(tmp_path, letters=LETTERS[:3]) as (_, honest):

@@ -121,7 +121,7 @@ class Spam(Plugin[SpamConfig]):
         clock = services.clock.monotonic
         self._verdicts = Verdicts(config.cache, config.cache_seconds, clock)
         self._gate = Gate(config.scans, config.queue)
-        self._servers = Servers(config.asked, clock, self._server_failed)
+        self._servers = Servers(config.asked, clock, self._server_failed, self._seconds)
         self._scanner = self._client(services)
         counter = services.metrics.counter
         if self._scans:
@@ -266,11 +266,13 @@ class Spam(Plugin[SpamConfig]):
         clock = self._services.clock.monotonic
         end = clock() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._seconds) as waiting:
                 content = await self._content(session, message)
                 scored = self._verdicts.get(content)
                 if scored is None:
                     async with self._gate:
+                        # From here on the servers watch the time, so that the one that lets it pass is known.
+                        waiting.reschedule(None)
                         scored = await self._servers.scan(
                             lambda name, seconds: self._scanner.scan(name, seconds, session, message), end - clock()
                         )

@@ -27,16 +27,24 @@ class _State:
 class Servers:
     """The scanners by name, in the order of the config. ``failed`` hears of every failure.
 
+    ``seconds`` is what a scan has that waited for nobody. A server that had less than half its share of that is not
+    to blame for being late: a queue would else take away the servers it waits for.
+
     A server that cannot be reached or does not answer goes behind the others; at the second failure in a row it rests
     for one second, then two, up to LONGEST_REST. When all rest, a scan fails at once.
     """
 
     def __init__(
-        self, names: tuple[str, ...], clock: Callable[[], float], failed: Callable[[str, ScanFailed], None]
+        self,
+        names: tuple[str, ...],
+        clock: Callable[[], float],
+        failed: Callable[[str, ScanFailed], None],
+        seconds: float,
     ) -> None:
         self._states = {name: _State() for name in names}
         self._clock = clock
         self._failed = failed
+        self._fair = seconds / len(names) / 2 if names else 0.0
 
     async def scan(self, ask: Ask, seconds: float) -> Scored:
         """The answer of the first server that gives one. ScanFailed, the last failure, when none does in time.
@@ -62,7 +70,8 @@ class Servers:
             else:
                 self._states[name] = _State()
                 return scored
-            self._note(name, last, began)
+            if last.why is not Unscanned.LATE or share >= self._fair:
+                self._note(name, last, began)
             self._failed(name, last)
         raise last
 
