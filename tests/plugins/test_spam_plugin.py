@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from popproxy_plugins.spam import Spam, SpamConfig
 
-from popproxy.api import Fail, HttpFailed, HttpReply, SessionView, parse
+from popproxy.api import Fail, HttpFailed, HttpReply, MaildropEntry, MaildropView, SessionView, parse
 from popproxy.api.fakes import FakeClock, FakeServices, HttpRequest, World
 from popproxy.api.played import Played
 from popproxy.api.plugin import HOOKS, subscribes
@@ -291,6 +291,48 @@ C: TOP 1 0
 U> RETR 1{once}C: RETR 1
 U> RETR 1{once}""", http=http, source="rspamd", symbols=0)
     assert len(asked) == 1
+
+
+def opened(*rows: tuple[int, bytes | None], server: str = "a:110", login: str = "joe") -> SessionView:
+    """A session with a maildrop of messages by size and unique id."""
+    entries = {number: MaildropEntry(number, *row) for number, row in enumerate(rows, 1)}
+    return SessionView("1", "pop3", login=login, server=server, maildrop=entries)
+
+
+def known(before: SessionView, after: SessionView) -> bool:
+    """Whether message 1 of a session is judged by what was found out about message 1 of another one."""
+    plugin = spam(source="rspamd")
+    plugin.start(FakeServices(FakeClock(), World(http=lambda request: scored(1.0))))
+    command = parse(b"RETR 1")
+    plugin.on_maildrop(before, MaildropView(before.maildrop))
+    plugin.open_body(before, command)
+    asyncio.run(plugin.on_message(before, command, Message()))
+    plugin.on_maildrop(after, MaildropView(after.maildrop))
+    return not plugin.wants_message(after, command)
+
+
+def test_a_verdict_is_known_by_server_login_unique_id_and_size() -> None:
+    first = opened((100, b"u"), (100, b"v"))
+    assert known(first, first)
+    assert known(first, opened((100, b"u")))
+    assert not known(first, opened((100, b"v")))
+    assert not known(first, opened((101, b"u")))
+    assert not known(first, opened((100, b"u"), server="b:110"))
+    assert not known(first, opened((100, b"u"), login="jim"))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        opened((100, None)),
+        opened((100, b"u"), (100, b"u")),
+        opened((100, b"u" * 256)),
+        # A token may tell the upstream who it is and nobody else.
+        opened((100, b"u"), login=""),
+    ],
+)
+def test_what_names_no_single_message_is_no_name(view: SessionView) -> None:
+    assert not known(view, view)
 
 
 def test_a_deadline_that_the_proxy_sets_is_kept() -> None:

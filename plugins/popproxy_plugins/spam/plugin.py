@@ -57,6 +57,8 @@ _RESULT_OF = {
 }
 _OF_SCANS = frozenset({"on_maildrop", "on_command"})
 _OF_WHOLE = frozenset({"wants_message", "on_message"})
+_UID = 255
+"""Octets of the longest unique id that is kept; RFC 1939 section 7 allows 70."""
 _BREATH = 1 << 20
 """Octets that are hashed before other sessions may go on."""
 
@@ -108,6 +110,7 @@ class Spam(Plugin[SpamConfig]):
         self._scans = config.source != "headers"
         self._turn: Slot[Turn | None] = Slot("turn", None)
         self._pinned: Slot[dict[Hashable, Scored] | None] = Slot("pinned", None)
+        self._ambiguous: Slot[frozenset[bytes]] = Slot("ambiguous", frozenset())
         self._closed = False
         if not self._scans:
             self.skips = _OF_SCANS if config.ends else _OF_SCANS | _OF_WHOLE
@@ -145,7 +148,13 @@ class Spam(Plugin[SpamConfig]):
         return self._marks.growth
 
     def on_maildrop(self, session: SessionView, maildrop: MaildropView) -> None:
-        """Nothing to say: subscribed for session.maildrop, which has the unique ids."""
+        """Subscribed for session.maildrop, which has the unique ids. One that two messages have names neither."""
+        seen: set[bytes] = set()
+        twice: set[bytes] = set()
+        for entry in maildrop.entries.values():
+            if entry.uid is not None:
+                (twice if entry.uid in seen else seen).add(entry.uid)
+        self._ambiguous.set(session, frozenset(twice))
 
     def on_command(self, session: SessionView, command: Command) -> CommandVerdict:
         if not self._scans or command.name not in ("RETR", "TOP"):
@@ -228,9 +237,16 @@ class Spam(Plugin[SpamConfig]):
         return self.config.top == "scan" or self._closed
 
     def _key(self, session: SessionView, command: Command) -> Hashable:
-        """What names the message beyond this session; None when nothing does."""
+        """What names the message beyond this session; None when nothing does.
+
+        Its size is a part of it: a server that gives an id to another message later must not lend it a verdict.
+        """
         entry = session.maildrop.get(command.message or 0)
-        return None if entry is None or entry.uid is None else (session.upstream, session.login, entry.uid)
+        if entry is None or entry.uid is None or len(entry.uid) > _UID or not session.login:
+            return None
+        if entry.uid in self._ambiguous.get(session):
+            return None
+        return session.server, session.login, entry.uid, entry.octets
 
     def _known(self, session: SessionView, command: Command) -> Scored | None:
         key = self._key(session, command)
@@ -298,7 +314,8 @@ class Spam(Plugin[SpamConfig]):
             if hashed >= _BREATH:
                 hashed = 0
                 await asyncio.sleep(0)
-        return digest.digest(), session.login if self.config.told else None
+        told = self.config.told
+        return digest.digest(), session.login if told else None, session.client if "ip" in told else None
 
     # Outcomes
 
