@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import encodings
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,6 +50,35 @@ def test_the_tag_stands_before_the_subject(before: bytes, after: bytes) -> None:
 def test_a_tag_that_is_there_is_not_put_again(subject: bytes) -> None:
     """Whoever put it there: another filter, an earlier hop, or the sender."""
     assert tagged(subject) == subject
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        b"Subject: cheap pills" + b" " * 100 + b"[SPAM]\r\n",
+        b"Subject: cheap\r\n" + b" " * 100 + b"[SPAM]\r\n",
+        b"Subject: =?utf-8?q?cheap" + b"_" * 100 + b"=5BSPAM=5D?=\r\n",
+        # No mail client reads this as [SPAM], Python would.
+        b"Subject: =?raw_unicode_escape?q?=5Cu005bSPAM]?=\r\n",
+    ],
+)
+def test_a_tag_that_nobody_sees_is_none(subject: bytes) -> None:
+    once = tagged(subject)
+    assert Header(once).get_all("Subject")[0].startswith("[SPAM] ")
+    assert len(once) - len(subject) in (7, 9)
+    assert tagged(once) == once
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF8", "iso-8859-15", "us-ascii*en", "windows-1251", "KOI8-U", "gb2312"])
+def test_charsets_that_mail_has(charset: str) -> None:
+    assert decoded(f"=?{charset}?q?=5Bspam=5D?=") == "[spam]"
+
+
+def test_charsets_that_senders_make_up_leave_nothing_behind() -> None:
+    known = len(encodings._cache)
+    words = " ".join(f"=?made-up-{number}?q?a?=" for number in range(40))
+    assert decoded(words).startswith("=?made-up-0?q?a?==?made-up-1?")
+    assert len(encodings._cache) == known
 
 
 def test_a_tag_beyond_ascii_is_encoded_and_found_again() -> None:
