@@ -223,4 +223,7 @@ def _expanded(text: str, user: str) -> str:
             raise ValueError(f"destuser= has %{match[1]}; there are %u, %n, %d and %%")
         return values[match[1]]
 
-    return re.sub(r"%(.?)", value, text)
+    expanded = re.sub(r"%(.?)", value, text)
+    if not expanded:
+        raise ValueError(f"destuser={text[:80]} is empty for this user")
+    return expanded

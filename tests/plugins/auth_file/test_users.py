@@ -100,6 +100,7 @@ BAD = [
     (b"joe:::::::allow_nets=10.0.0.0/99", "is no network"),
     (b"joe:::::::destuser=%x", "destuser= has %x"),
     (b"joe:::::::destuser=a%", "destuser= has %"),
+    (b"joe:::::::destuser=%d", "destuser=%d is empty for this user"),
     (b"joe:::::::upstream=nowhere", "there is no upstream 'nowhere'"),
     (b"ann:\nJoe:\njoe:", "'joe' is on line 3 already"),
 ]
