@@ -223,7 +223,19 @@ def _matcher(pattern: str) -> Callable[[bytes], object]:
 
 
 def _compose(name: str, value: str) -> bytes:
-    """The field as it travels: lines of at most 78 octets where white space allows, of 998 always (section 2.1.1)."""
+    """The field as it travels: lines of at most 78 octets where white space allows, of 998 always (section 2.1.1).
+
+    Plugins write the same few fields into every message, so short ones are remembered.
+    """
+    return _remembered(name, value) if len(value) <= _LINE else _composed(name, value)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(name: str, value: str) -> bytes:
+    return _composed(name, value)
+
+
+def _composed(name: str, value: str) -> bytes:
     _check_name(name)
     if _FORBIDDEN.search(value):
         raise ValueError(f"the value of {name} holds CR, LF or NUL: write one line of text")

@@ -44,6 +44,8 @@ def read(header: Header, names: Sequence[str] = NAMES, trust: int = 1, flag_scor
 
     ``flag_score`` is the score of a message that is called spam without a number; one that is called ham has 0.
     """
+    there = set(header.names())
+    names = [name for name in names if name.lower() in there]
     found = [verdict for name in names for value in header.get_all(name)[:trust] if (verdict := _one(value))]
     if not found:
         return None
