@@ -2,10 +2,11 @@
 
 Jobs (`op`):
   target   port, tls, quick, resumed   where the following jobs connect
-  sessions script, clients, total      whole sessions from connect to close; a unit is a session or a message
+  sessions script, clients, total,     whole sessions from connect to close; a unit is a session or a message
+           head
   open     clients, user, at_once      log clients in and hold them
-  drive    script, count, at_once,     run a script on every held session; `head` (retr only) is what the proxy puts
-           head                        in front of each message
+  drive    script, count, at_once,     run a script on every held session; `head` is what the proxy puts in front of
+           head                        each message (not for noop)
   close                                QUIT the held sessions
 A reply holds `units`, `seconds`, `p50_ms`, `octets`, `resumed` (share of handshakes), or `error`.
 Every octet of every RETR is compared with what mail.py says it must be.
@@ -27,6 +28,7 @@ from tests.bench.wires import Client, Driver, LoadError, Target, Wire
 DEPTH = 64
 Job = dict[str, Any]
 Figures = dict[str, Any]
+Script = Callable[[Wire, mail.Maildrop, bytes], Client]
 
 
 def maildrop(job: Job) -> mail.Maildrop:
@@ -54,12 +56,13 @@ def retrieve(wire: Wire, number: int, size: int, head: bytes = b"") -> Client:
     yield from wire.exactly(mail.wire(number, size))
 
 
-def listings(wire: Wire, drop: mail.Maildrop, sent: bool) -> Client:
-    """STAT, UIDL, LIST; the commands are out already when `sent`."""
+def listings(wire: Wire, drop: mail.Maildrop, sent: bool, grown: int = 0) -> Client:
+    """STAT, UIDL, LIST; the commands are out already when `sent`. Each message is `grown` octets larger."""
+    larger = mail.Maildrop(drop.count, drop.size + grown)
     for command, reply in (
-        (b"STAT\r\n", b"+OK %d %d\r\n" % (drop.count, drop.total)),
+        (b"STAT\r\n", b"+OK %d %d\r\n" % (larger.count, larger.total)),
         (b"UIDL\r\n", mail.unique_ids(drop)),
-        (b"LIST\r\n", mail.listing(drop)),
+        (b"LIST\r\n", mail.listing(larger)),
     ):
         if not sent:
             yield from wire.send(command)
@@ -68,23 +71,25 @@ def listings(wire: Wire, drop: mail.Maildrop, sent: bool) -> Client:
         yield from wire.exactly(reply[first:])
 
 
-def mailbox(wire: Wire, drop: mail.Maildrop) -> Client:
+def mailbox(wire: Wire, drop: mail.Maildrop, head: bytes = b"") -> Client:
     """A typical session, one command at a time."""
-    yield from listings(wire, drop, sent=False)
+    yield from listings(wire, drop, False, len(head))
     for number in range(1, drop.count + 1):
-        yield from retrieve(wire, number, drop.size)
+        yield from retrieve(wire, number, drop.size, head)
         yield from wire.send(b"DELE %d\r\n" % number)
         yield from wire.line()
 
 
-def mailbox_pipelined(wire: Wire, drop: mail.Maildrop) -> Client:
+def mailbox_pipelined(wire: Wire, drop: mail.Maildrop, head: bytes = b"") -> Client:
     """The same, with the three listings in one write and every RETR and DELE in another."""
     yield from wire.send(b"STAT\r\nUIDL\r\nLIST\r\n")
-    yield from listings(wire, drop, sent=True)
+    yield from listings(wire, drop, True, len(head))
     numbers = range(1, drop.count + 1)
     yield from wire.send(b"".join(b"RETR %d\r\nDELE %d\r\n" % (number, number) for number in numbers))
     for number in numbers:
         yield from wire.line()
+        if head:
+            yield from wire.exactly(head)
         yield from wire.exactly(mail.wire(number, drop.size))
         yield from wire.line()
 
@@ -134,18 +139,19 @@ class Load:
         """`total` sessions of a script, `clients` at a time."""
         drop = maildrop(job)
         script = SESSION_SCRIPTS[job["script"]]
+        self.head = job.get("head", "").encode()
         clients = (self._session(script, drop) for _ in range(job["total"]))
         self.driver.run(clients, job["clients"])
         return int(job["total"]) * (drop.count if script is not None else 1)
 
-    def _session(self, script: Callable[[Wire, mail.Maildrop], Client] | None, drop: mail.Maildrop) -> Client:
+    def _session(self, script: Script | None, drop: mail.Maildrop) -> Client:
         began = time.perf_counter()
         wire = yield from Wire.connect(self.driver, self.target)
         yield from login(wire, drop.user)
         if script is None:
             self.clock.append(time.perf_counter() - began)
         else:
-            yield from script(wire, drop)
+            yield from script(wire, drop, self.head)
             self.clock.append(time.perf_counter() - began)
         yield from wire.quit()
         self.octets += wire.octets
@@ -206,7 +212,7 @@ class Load:
         return len(held)
 
 
-SESSION_SCRIPTS: dict[str, Callable[[Wire, mail.Maildrop], Client] | None] = {
+SESSION_SCRIPTS: dict[str, Script | None] = {
     "login": None,
     "mailbox": mailbox,
     "mailbox_pipelined": mailbox_pipelined,

@@ -22,6 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from popproxy_plugins.spam.config import SpamConfig
+from popproxy_plugins.spam.marks import Marks
+from popproxy_plugins.spam.verdict import Scored, Unscanned
+
+from popproxy.api import HeaderFilter
 from tests.bench import account
 from tests.bench.certs import Certificate
 
@@ -58,6 +63,7 @@ class Site:
     upstream_tls: bool
     certificate: Certificate
     plugin: str = ""
+    scanner: int = 11333
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,13 @@ listen tls
 
 HEAD = "X-Popproxy-Padding: " + "-" * 26 + "\r\nX-Spam-Flag: YES\r\n"
 """What the variant "headers" puts on top of each message."""
+_SCANNED = """[[plugin]]
+use = "spam"
+source = "rspamd"
+servers = ["http://127.0.0.1:SCANNER"]
+max_size = 8388608
+deadline = "30s"
+"""
 PLUGINS = {
     "": "",
     "unsubscribed": """[[plugin]]
@@ -212,8 +225,24 @@ use = "tests.bench.unsubscribed:Unsubscribed"
 use = "headers"
 rules = [{ set = "X-Spam-Flag", value = "YES" }]
 """,
+    "spam": """[[plugin]]
+use = "spam"
+""",
+    "spam-cold": f"""{_SCANNED}
+cache = 0
+""",
+    "spam-cached": _SCANNED,
 }
-"""Tables of popproxy's configuration, by Variant.plugin."""
+"""Tables of popproxy's configuration, by Variant.plugin. SCANNER is the port of the stub's rspamd."""
+
+
+def spam_head(plugin: str) -> str:
+    """What the variant `plugin`, one of those with `spam`, puts on top of each message."""
+    scanned = "SCANNER" in PLUGINS[plugin]
+    judged = Scored(1.5, False, 15.0, ("BENCH",)) if scanned else Unscanned.NOTHING
+    marks = Marks(SpamConfig())
+    made = HeaderFilter(lambda header: marks.write(header, judged), growth=marks.growth).feed(b"A: b\r\n\r\n")
+    return made.removesuffix(b"A: b\r\n\r\n").decode()
 
 
 def _popproxy_site(site: Site) -> list[str]:
@@ -236,7 +265,7 @@ certificates = [{{ cert = "{site.certificate.chain}", key = "{site.certificate.k
 servers = ["{scheme}://127.0.0.1:{site.upstream}"]
 {trust}
 
-{PLUGINS[site.plugin]}
+{PLUGINS[site.plugin].replace("SCANNER", str(site.scanner))}
 [admin]
 bind = "127.0.0.1:{site.extra}"
 
@@ -323,7 +352,8 @@ class Instance:
         self.folder.chmod(0o755)
         plain, tls, extra = free_ports(3)
         upstream = stub["tls" if variant.upstream_tls else "plain"]
-        self.site = Site(self.folder, plain, tls, extra, upstream, variant.upstream_tls, certificate, variant.plugin)
+        more = (variant.upstream_tls, certificate, variant.plugin, stub["scanner"])
+        self.site = Site(self.folder, plain, tls, extra, upstream, *more)
         self.plain, self.tls = self.site.plain, self.site.tls
         self._log = self.folder / "output.log"
         with self._log.open("wb") as log:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.bench import account
-from tests.bench.peers import DEFAULT, HEAD, Variant
+from tests.bench.peers import DEFAULT, HEAD, Variant, spam_head
 
 SETTLE = 0.05
 MIB = 1024 * 1024
@@ -123,17 +123,17 @@ def logins(tls: bool, total: int, resumed: bool = False) -> Callable[[Bench], Re
     return measure
 
 
-def bulk(tls: bool, head: str = "") -> Callable[[Bench], Reading]:
+def bulk(tls: bool, head: str = "", warm: int = 1) -> Callable[[Bench], Reading]:
     """4 sessions, each RETRs 16 messages of 4 MiB: 64 in all, four times over at full size.
 
-    `head` is what the proxy puts in front of each message.
+    `head` is what the proxy puts in front of each message; `warm` RETRs of each session are not measured.
     """
 
     def measure(bench: Bench) -> Reading:
         target(bench, tls)
         bench.loader.ask({"op": "open", "clients": 4, "user": f"m16x{4 * MIB}"})
         job = {"op": "drive", "script": "retr", "head": head}
-        bench.loader.ask({**job, "count": 1})
+        bench.loader.ask({**job, "count": warm})
         jobs: list[Job] = [{**job, "count": 16}] * bench.sized(4)
         reading = charged(bench, jobs, 1.0)
         bench.loader.ask({"op": "close"})
@@ -145,13 +145,16 @@ def bulk(tls: bool, head: str = "") -> Callable[[Bench], Reading]:
     return measure
 
 
-def mailbox(tls: bool, pipelined: bool, sessions: int) -> Callable[[Bench], Reading]:
-    """Whole sessions, 4 at a time: connect, login, STAT, UIDL, LIST, 50 x (RETR 30 KB, DELE), QUIT."""
+def mailbox(tls: bool, pipelined: bool, sessions: int, head: str = "") -> Callable[[Bench], Reading]:
+    """Whole sessions, 4 at a time: connect, login, STAT, UIDL, LIST, 50 x (RETR 30 KB, DELE), QUIT.
+
+    `head` is what the proxy puts in front of each message.
+    """
 
     def measure(bench: Bench) -> Reading:
         target(bench, tls)
         script = "mailbox_pipelined" if pipelined else "mailbox"
-        job = {"op": "sessions", "script": script, "user": "m50x30000", "clients": 4}
+        job = {"op": "sessions", "script": script, "user": "m50x30000", "clients": 4, "head": head}
         bench.loader.ask({**job, "total": 4})
         return charged(bench, [{**job, "total": bench.sized(sessions, 8)}], 1e6)
 
@@ -232,6 +235,35 @@ _BULK_TLS = {**three((0.6, 0.15, 1.1), (0.45, 0.07, 0.85)), "nginx64k": Goal(1.0
 _MESSAGE = "CPU us per message"
 _NOTHING = Goal(1.05, 1.0)
 """Nothing measurable: below what these runs can tell apart."""
+
+_SPAM = (
+    ("spam", "`spam` by the upstream's header", Goal(1.5, 1.15), Goal(1.5, 1.2)),
+    ("spam-cached", "`spam` by rspamd, verdicts known", Goal(1.5, 1.15), Goal(2.0, 1.5)),
+    ("spam-cold", "`spam` by rspamd, every message scanned", Goal(20, 8), Goal(20, 10)),
+)
+SPAM: tuple[Scenario, ...] = tuple(
+    Scenario(f"{plugin}-{name}", f"{title}: {what}", unit, measure, {}, goal, Variant(plugin=plugin), base=base)
+    for plugin, title, of_bulk, of_mailbox in _SPAM
+    for name, what, unit, measure, goal, base in (
+        (
+            "bulk",
+            "bulk RETR 64 x 4 MiB, plain",
+            "CPU ms per GiB",
+            bulk(False, spam_head(plugin), 16),
+            of_bulk,
+            "bulk-plain",
+        ),
+        (
+            "mailbox",
+            "typical mailbox, plain, sequential",
+            _MESSAGE,
+            mailbox(False, False, 60, spam_head(plugin)),
+            of_mailbox,
+            "mailbox-plain-seq",
+        ),
+    )
+)
+"""rspamd is the stub's: what a scan costs the proxy, not the scanner."""
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
@@ -349,6 +381,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         variant=Variant(plugin="headers"),
         base="bulk-plain",
     ),
+    *SPAM,
     Scenario(
         "memory-plain",
         "idle session, plain",

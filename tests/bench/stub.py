@@ -140,12 +140,40 @@ class Stub(asyncio.Protocol):
         return number if number <= self._drop.count else 0
 
 
+class Scanner(asyncio.Protocol):
+    """An rspamd that finds nothing: it takes a message and says so, as fast as it can."""
+
+    VERDICT = b'{"is_skipped":false,"score":1.5,"required_score":15.0,"action":"no action","symbols":{"BENCH":{}}}'
+    REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(VERDICT), VERDICT)
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._left:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            if not end:
+                self._head = head
+                return
+            self._head = b""
+            self._left = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        self._left -= len(data)
+        if not self._left:
+            self._transport.write(self.REPLY)
+
+
 async def serve(tls: ssl.SSLContext | None) -> None:
     """Listen on loopback until standard input ends."""
     loop = asyncio.get_running_loop()
     servers = {"plain": await loop.create_server(Stub, "127.0.0.1", 0, backlog=4096)}
     if tls is not None:
         servers["tls"] = await loop.create_server(Stub, "127.0.0.1", 0, ssl=tls, backlog=4096)
+    servers["scanner"] = await loop.create_server(Scanner, "127.0.0.1", 0, backlog=4096)
     ports = {name: server.sockets[0].getsockname()[1] for name, server in servers.items()}
     print(json.dumps(ports), flush=True)
     ended = asyncio.Event()
