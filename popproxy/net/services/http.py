@@ -13,7 +13,7 @@ from popproxy.api.services import Body, HttpFailed, HttpReply
 from popproxy.net.services.stream import kind_of, words
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import BaseConnector, ClientResponse, ClientSession
 
 CONNECTIONS = 100
 """Connections to all servers of one plugin; more requests wait within their deadline."""
@@ -141,6 +141,7 @@ def _opened(ca_file: str, unix: str) -> ClientSession:
     else:
         verified = _verified(ca_file) if ca_file else True
         connector = TCPConnector(limit=CONNECTIONS, keepalive_timeout=IDLE, ssl=verified)
+    _forgets_what_spoke(connector)
     return ClientSession(
         connector=connector,
         cookie_jar=DummyCookieJar(),
@@ -150,6 +151,23 @@ def _opened(ca_file: str, unix: str) -> ClientSession:
         skip_auto_headers=_NOT_ASKED,
         trace_configs=[trace],
     )
+
+
+def _forgets_what_spoke(connector: BaseConnector) -> None:
+    """Let ``connector`` give out no kept connection on which octets have come since.
+
+    Nobody asked for them (RFC 9112 section 9.2), and aiohttp would take them for the answer to the next request, which
+    may be about another user.
+    """
+    give = connector._get
+
+    async def get(key: Any, traces: Any) -> Any:
+        for kept, _ in connector._conns.get(key, ()):
+            if kept.should_close:
+                kept.close()
+        return await give(key, traces)
+
+    connector._get = get  # type: ignore[method-assign]
 
 
 def _verified(ca_file: str) -> ssl.SSLContext:

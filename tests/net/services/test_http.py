@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import ExitStack, asynccontextmanager
@@ -86,6 +87,34 @@ def test_connections_are_kept(loop: str) -> None:
 
         ask(loop, server.port, work)
         assert len(server.peers) == 1
+
+
+@both_loops
+@pytest.mark.parametrize("together", [True, False])
+def test_an_answer_that_nobody_asked_for_answers_nothing(loop: str, together: bool) -> None:
+    """It would be taken for the answer to the next request, which may be about another user."""
+    other = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    go, said = threading.Event(), threading.Event()
+
+    def talkative(peer: Peer) -> None:
+        request_of(peer)
+        peer.send(OK + other if together else OK)
+        go.wait(20)
+        peer.send(b"" if together else other)
+        said.set()
+        peer.until_gone()
+
+    with Upstream(talkative, answers(OK)) as server:
+
+        async def work(http: HttpClient, url: str) -> None:
+            assert (await http.request("GET", url)).body == b"hi"
+            go.set()
+            await asyncio.to_thread(said.wait, 20)
+            await asyncio.sleep(0.01)
+            assert (await http.request("GET", url)).body == b"hi"
+
+        ask(loop, server.port, work)
+        assert len(server.peers) == 2
 
 
 @both_loops
