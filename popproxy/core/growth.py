@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 SIZED = frozenset({b"STAT", b"LIST", b"RETR", b"TOP"})
 """Verbs whose replies tell sizes, or are messages that grow."""
 
-_ROW = re.compile(rb"^(\d{1,10} +)(\d{1,18})(?=[ \r\n])", re.MULTILINE)
+_ROW = re.compile(rb"^(\d{1,10} {1,30})(\d{1,18})(?=[ \r\n])", re.MULTILINE)
 _LIST = re.compile(rb"\+OK +\d{1,10} +(\d{1,18})(?=[ \r])")
 _STAT = re.compile(rb"\+OK +(\d{1,10}) +(\d{1,18})(?=[ \r])")
 _OCTETS = re.compile(rb"(?<![^ (\[])(\d{1,18})(?= octets?\b)", re.IGNORECASE)
 _LONGEST = 64
+"""Octets in which number and size of a row have come, if it has any."""
 
 
 class Growth:
@@ -128,8 +129,8 @@ class Listing:
             self._amid = False
         out = data[:start] + _ROW.sub(self._grown, data[start:end])
         if self._amid or len(self._rest) > _LONGEST:
-            # No row of a listing is as long: the line passes as it is.
-            out += self._rest
+            # What is still to come of the line are words: they pass as they are.
+            out += self._rest if self._amid else _ROW.sub(self._grown, self._rest)
             self._rest = b""
             self._amid = True
         return out

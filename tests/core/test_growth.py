@@ -313,8 +313,11 @@ def grown(listing: bytes, size: int, growth: int = 100) -> bytes:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 1000])
 def test_the_rows_of_a_list(size: int) -> None:
     odd = b"3\r\n4 x\r\n..5 1\r\n" + b"6 1" + b"0" * 80 + b"\r\n" + b"y" * 300 + b"\r\n"
-    rows = b"1 120\r\n2  200 more 9\r\n" + odd + b"7 1\r\n"
-    assert grown(rows, size) == b"1 220\r\n2  300 more 9\r\n" + odd + b"7 101\r\n.\r\n"
+    odd += b"7" + b" " * 31 + b"1\r\n8" + b" " * 90 + b"1\r\n"
+    words = b" more 9" * 20 + b"\r\n"
+    rows = b"1 120\r\n2  200" + words + odd + b"9 1\r\n1234567890" + b" " * 30 + b"123456789012345678" + words
+    after = b"1 220\r\n2  300" + words + odd + b"9 101\r\n1234567890" + b" " * 30 + b"123456789012345778" + words
+    assert grown(rows, size) == after + b".\r\n"
 
 
 @settings(max_examples=200, deadline=None)
