@@ -128,6 +128,7 @@ def test_the_request() -> None:
         ("add header", True),
         ("rewrite subject", True),
         ("quarantine", True),
+        ("discard", True),
         ("reject", True),
         ("something new", False),
     ],

@@ -50,6 +50,7 @@ SPAMASSASSIN = (
         ("X-Rspamd-Score: 3.4", 3.4, False, None),
         ("X-Rspamd-Action: add header", 5.0, True, None),
         ("X-Rspamd-Action: rewrite subject", 5.0, True, None),
+        ("X-Rspamd-Action: discard", 5.0, True, None),
         ("X-Rspamd-Action: reject", 5.0, True, None),
         ("X-Rspamd-Action: no action", 0.0, False, None),
         ("X-Rspamd-Action: greylist", 0.0, False, None),

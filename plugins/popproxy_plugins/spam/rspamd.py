@@ -15,7 +15,7 @@ from popproxy_plugins.spam.verdict import ScanFailed, Scored, Unscanned, symbols
 REPLY = 1 << 20
 """Octets of the largest reply that is read."""
 
-_SPAM = frozenset({"add header", "rewrite subject", "reject", "quarantine"})
+_SPAM = frozenset({"add header", "rewrite subject", "reject", "quarantine", "discard"})
 _ADDRESS = re.compile(r"<([^<>\s]{0,320})>|([^<>\s,;]{1,320})")
 _SAFE = "".join(chr(octet) for octet in range(0x20, 0x7F) if octet != 0x25)
 _WHY = {"timeout": Unscanned.LATE, "garbage": Unscanned.WRONG, "too_large": Unscanned.WRONG}
