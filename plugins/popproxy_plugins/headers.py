@@ -197,7 +197,7 @@ class _Rules(HeaderFilter):
         for edit in self._edits:
             edit(header, self._session)
 
-    def overflow(self) -> None:
+    def overflow(self, top: Header) -> None:
         raise ValueError("the header of the message is above 256 KiB")
 
 

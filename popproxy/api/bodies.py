@@ -50,7 +50,8 @@ class HeaderFilter(BodyFilter):
 
     Give it ``edit`` or override the method. The header is held until its empty line has come, or the end of a
     message that has none; ``edit`` is called exactly once then, before anything goes out. A header of more than
-    ``limit`` octets is not edited: ``overflow`` is called instead and, unless that raises, the message passes as it is.
+    ``limit`` octets is not edited: ``overflow`` is called instead and, unless that raises, the message passes as it is,
+    behind the fields that it has made.
 
     With ``growth`` the message grows by exactly so many octets whatever ``edit`` does, also when it is not edited: a
     padding field on top (api/padding.py) makes up the difference. An edit that adds more than ``growth - Grow.LEAST``
@@ -79,8 +80,11 @@ class HeaderFilter(BodyFilter):
         if self._change is not None:
             self._change(header)
 
-    def overflow(self) -> None:
-        """The header is larger than the limit. Raise to make that the plugin's failure; else it passes unedited."""
+    def overflow(self, top: Header) -> None:
+        """The header is larger than the limit, and not edited: fields put into ``top``, which is empty, go above it.
+
+        Raise to make it the plugin's failure.
+        """
 
     def early(self) -> bytes:
         """The beginning of the padding, octet by octet; nothing without ``growth``."""
@@ -107,8 +111,9 @@ class HeaderFilter(BodyFilter):
         self.through = True
         if end < 0:
             self.overflowed = True
-            self.overflow()
-            return self._padded(chunk if data is chunk else self._release(), 0)
+            top = Header()
+            self.overflow(top)
+            return self._padded(chunk if data is chunk else self._release(), 0, bytes(top))
         block = bytes(data[:end])
         made = self._edited(block)
         if made is block:
@@ -129,15 +134,16 @@ class HeaderFilter(BodyFilter):
         made = bytes(header) if header.changed else block
         return self._padded(made, len(made) - len(block))
 
-    def _padded(self, message: bytes, added: int) -> bytes:
-        """``message``, or its beginning, with the padding that makes ``added`` octets the growth."""
+    def _padded(self, message: bytes, added: int, above: bytes = b"") -> bytes:
+        """``message``, or its beginning, with ``above`` and the padding that makes ``added`` octets the growth."""
         if not self.growth:
-            return message
+            return on_top(message, above) if above else message
+        added += len(above)
         if added > self.growth - LEAST_GROWTH:
             raise ValueError(
                 f"the edit adds {added} octets; with growth={self.growth} it may add {self.growth - LEAST_GROWTH}"
             )
-        field = padding(self.growth - added)
+        field = padding(self.growth - added) + above
         return field[self._sent :] + message if self._sent else on_top(message, field)
 
     def _release(self) -> bytes:

@@ -125,11 +125,28 @@ def test_the_limit_is_256_kib() -> None:
 
 def test_an_author_may_make_overflow_a_failure() -> None:
     class Strict(HeaderFilter):
-        def overflow(self) -> None:
+        def overflow(self, top: Header) -> None:
             raise ValueError("too large")
 
     with pytest.raises(ValueError, match="too large"):
         Strict(limit=4).feed(b"A: b\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("growth", [0, 64])
+@pytest.mark.parametrize("drips", [0, 3])
+def test_promise_9_overflow_may_put_fields_on_top(size: int, growth: int, drips: int) -> None:
+    class Marks(HeaderFilter):
+        def overflow(self, top: Header) -> None:
+            top.add("X-A", "1")
+
+    message = b"From a\r\n" + b"A: b\r\n" * 12 + b"\r\nbody"
+    body_filter = Marks(growth=growth, limit=64)
+    early = b"".join(body_filter.early() for _ in range(drips))
+    chunks = [message[place : place + size] for place in range(0, len(message), size)]
+    made = early + run(body_filter, *chunks)
+    field = padding(growth - 8) + b"X-A: 1\r\n" if growth else b"X-A: 1\r\n"
+    assert made == (field + message if early else message[:8] + field + message[8:])
 
 
 def test_what_edit_raises_is_not_swallowed() -> None:

@@ -370,6 +370,30 @@ def test_the_next_server_takes_over(tmp_path: Path) -> None:
                 assert told(proxy)[0]["server"] == broken.address
 
 
+@pytest.mark.parametrize("source", ["headers", "rspamd"])
+@pytest.mark.parametrize("fail", [Fail.OPEN, Fail.CLOSED])
+def test_a_header_that_is_too_large_to_be_edited_hides_no_verdict(source: str, fail: Fail, tmp_path: Path) -> None:
+    letters = [("padded", SPAM + b"Subject: buy\nX-Spam-Flag: NO\n" + b"X-A: b\n" * 40_000 + b"\nbuy now\n")]
+    actions = [{"at": 5, "tag": "[SPAM] "}]
+    with (
+        stage(tmp_path, source, letters, setup={"fail": fail}, actions=actions) as (proxy, _),
+        proxy.logged_in() as client,
+    ):
+        size = int(client.single(b"LIST 1").split()[2])
+        if fail is Fail.CLOSED:
+            assert client.single(b"RETR 1").startswith(b"-ERR [SYS/TEMP]")
+            return
+        message = retr(client, 1)
+        assert len(message) == size
+        assert message.endswith(as_sent(letters[0][1]))
+        header = Header(message)
+        if source == "headers":
+            assert header.get_all("X-Spam-Status")[0] == "Unknown, not scanned: its header is too large"
+        else:
+            assert header.get_all("X-Spam-Flag")[0] == "YES"
+        assert header.get_all("Subject") == ["buy"]
+
+
 def test_a_message_that_is_too_large_is_not_sent_to_the_scanner(tmp_path: Path) -> None:
     letters = [LETTERS[1], ("large", FROM + SPAM + b"\n" + b"x" * 5000)]
     for fail in (Fail.OPEN, Fail.CLOSED):

@@ -74,15 +74,21 @@ class Turn:
 
 
 class Writer(HeaderFilter):
-    """Writes the verdict of its turn through ``write``. ``drips`` while that is being found out."""
+    """Writes the verdict of its turn through ``write``. ``drips`` while that is being found out.
 
-    __slots__ = ("_drips", "_turn", "_write")
+    A header that is too large to be edited gets the fields on top, and no tag; with ``strict`` it is a failure.
+    """
 
-    def __init__(self, turn: Turn, write: Callable[[Turn, Header], None], growth: int, drips: bool) -> None:
+    __slots__ = ("_drips", "_strict", "_turn", "_write")
+
+    def __init__(
+        self, turn: Turn, write: Callable[[Turn, Header], None], growth: int, drips: bool, strict: bool = False
+    ) -> None:
         super().__init__(growth=growth)
         self._turn = turn
         self._write = write
         self._drips = drips
+        self._strict = strict
 
     def early(self) -> bytes:
         """The beginning of the padding, when nothing but the message can follow."""
@@ -91,6 +97,15 @@ class Writer(HeaderFilter):
     def edit(self, header: Header) -> None:
         """See HeaderFilter."""
         self._write(self._turn, header)
+
+    def overflow(self, top: Header) -> None:
+        """See HeaderFilter."""
+        if self._strict:
+            raise ValueError("the header of the message is above 256 KiB")
+        if self._turn.judged is None:
+            self._turn.judged = Unscanned.HEADER
+        self._write(self._turn, top)
+        top.remove("Subject")
 
     def feed(self, chunk: bytes) -> bytes:
         """See HeaderFilter. A notice is what it is already."""
@@ -188,7 +203,7 @@ class Spam(Plugin[SpamConfig]):
             turn.judged = self._known(session, command) or self._expected(session, command)
         self._turn.set(session, turn)
         drips = self._scans and not self._closed and not self.config.ends
-        return Writer(turn, self._write, self._marks.growth, drips)
+        return Writer(turn, self._write, self._marks.growth, drips, self._closed)
 
     async def on_message(self, session: SessionView, command: Command, message: MessageView) -> MessageVerdict:
         header = Header(message.header)

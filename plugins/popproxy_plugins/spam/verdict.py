@@ -40,6 +40,7 @@ class Unscanned(Enum):
     BUSY = "too many messages wait for the scanner"
     AWAY = "the scanner could not be reached"
     WRONG = "the scanner gave no valid answer"
+    HEADER = "its header is too large"
     PART = "only a part was retrieved"
     FAILED = "the scan failed"
 

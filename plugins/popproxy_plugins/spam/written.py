@@ -35,7 +35,9 @@ _REQUIRED = re.compile(rf"\brequired= ?({_NUMBER})(?![\w.])", re.ASCII | re.IGNO
 _TESTS = re.compile(r"\btests=\[?", re.ASCII | re.IGNORECASE)
 _PLAIN = re.compile(rf"({_NUMBER})(?: */ *({_NUMBER}))?(?:[ \t(;,]|\Z)", re.ASCII)
 _BAR = re.compile(r"([*+/-])\1*(?:[ \t(]|\Z)")
-_SPAM = re.compile(r"(?:yes|true|spam|reject|add header|rewrite subject|quarantine|discard)\b", re.ASCII | re.IGNORECASE)
+_SPAM = re.compile(
+    r"(?:yes|true|spam|reject|add header|rewrite subject|quarantine|discard)\b", re.ASCII | re.IGNORECASE
+)
 _HAM = re.compile(r"(?:no|false|ham|no action|greylist|soft reject)\b", re.ASCII | re.IGNORECASE)
 
 
