@@ -69,14 +69,22 @@ def load(path: Path) -> Loaded:
         line = octets.count(b"\n", 0, error.start) + 1
         raise _unusable(path, line, "is not UTF-8", "save the file as UTF-8") from None
     try:
-        data = tomllib.loads(text)
+        return load_data(_parsed(path, text), str(path), text, path.resolve().parent, source=path)
+    except RecursionError:
+        raise _unusable(path, 0, "nests tables too deep", "take out what `popproxy config reference` does not know") from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
         message = str(error)[: found.start()] if found else str(error)
         line = int(found[1]) if found and found[1] else text.count("\n") + 1
         column = f" at column {found[2]}" if found and found[2] else ""
         raise _unusable(path, line, f"is not TOML{column}: {message}", "see https://toml.io/en/v1.0.0") from None
-    return load_data(data, str(path), text, path.resolve().parent, source=path)
+    except ValueError:
+        raise _unusable(path, 0, "holds a number of thousands of digits", "write a smaller one") from None
 
 
 def _unusable(path: Path, line: int, message: str, hint: str) -> ConfigError:

@@ -234,6 +234,9 @@ def test_a_secret_is_in_no_problem(bad: Bad, tmp_path: Path) -> None:
         (b"a = 1\na = 2\n", 2, "is not TOML at column 6: Cannot overwrite a value"),
         (b'a = 1\n\nb = """x', 3, "is not TOML: Unterminated string"),
         (b"a = 1\nb = '\xff'", 2, "is not UTF-8"),
+        (b"a = " + b"1" * 5000, 0, "holds a number of thousands of digits"),
+        (b"a = " + b"[" * 3000 + b"]" * 3000, 0, "nests tables too deep"),
+        (b"a = " + b"{a = " * 330 + b"1" + b"}" * 330, 0, "nests tables too deep"),
     ],
 )
 def test_a_file_that_is_no_toml(tmp_path: Path, octets: bytes, line: int, message: str) -> None:
