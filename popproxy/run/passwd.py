@@ -17,7 +17,9 @@ class PasswdError(Exception):
 
 def make(user: str | None, scheme: str, rounds: int | None) -> str:
     """The line for ``user`` (None: only what stands behind the colon). Asks for the password. Raises PasswdError."""
-    if user is not None and (not user or user != user.strip() or user[0] == "#" or any(c in user for c in ":\r\n\0")):
+    if user is not None and (
+        not user or user != user.strip() or user[0] == "#" or any(c == ":" or (c < " " and c != "\t") for c in user)
+    ):
         raise PasswdError(f"{user!r} cannot be a name in a users file")
     password = _asked(sys.stdin, twice=True)
     try:
@@ -50,9 +52,12 @@ def verify(path: Path, user: str, scheme: str) -> bool:
 def _asked(stdin: TextIO, twice: bool) -> bytes:
     """The password, from the terminal without echo or as one line of standard input."""
     if stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if twice and getpass.getpass("Again: ") != password:
-            raise PasswdError("the two are not the same")
+        try:
+            password = getpass.getpass("Password: ")
+            if twice and getpass.getpass("Again: ") != password:
+                raise PasswdError("the two are not the same")
+        except EOFError:
+            raise PasswdError("no password was given") from None
         return password.encode("utf-8", "surrogateescape")
     # Octets: a password need not be text.
     line = stdin.buffer.readline(1 << 16)

@@ -72,12 +72,25 @@ def test_a_terminal_is_asked_twice(told: object, capsys: pytest.CaptureFixture[s
     assert "not the same" in capsys.readouterr().err
 
 
+def test_a_terminal_that_ends(
+    told: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(prompt: str) -> str:
+        raise EOFError
+
+    told(answers=["never read"])  # type: ignore[operator]
+    monkeypatch.setattr(passwd.getpass, "getpass", ended)
+    assert main(["passwd", "joe", *CHEAP]) == cli.EX_DATAERR
+    assert "no password was given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "octets", "code", "words"),
     [
         (["joe"], b"\n", cli.EX_DATAERR, "1 to 1024 octets"),
         (["joe", "--scheme", "md4"], b"x\n", cli.EX_DATAERR, "is not made; there are ARGON2ID"),
         (["a:b"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
+        (["a\x01b"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
         (["#a"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
         (["joe", "--scheme", "blf-crypt", "--rounds", "99"], b"x\n", cli.EX_DATAERR, "4 to 20"),
         (["--verify", "users"], b"x\n", cli.EX_USAGE, "needs the name"),

@@ -99,12 +99,16 @@ def make(scheme: str, password: bytes, rounds: int | None = None) -> str:
     """
     if not password or len(password) > LONGEST:
         raise ValueError(f"a password has 1 to {LONGEST} octets")
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"{rounds} rounds are no work at all: write more, or leave it out")
     salt = "".join(choice(_SALT) for _ in range(16))
     match scheme:
         case "PLAIN":
             # Base64 because a colon would end the field, and a line break the line.
             return f"{{PLAIN.b64}}{b64encode(password).decode()}"
         case "SHA512-CRYPT" | "SHA256-CRYPT":
+            if rounds is not None and not shacrypt.LEAST <= rounds <= shacrypt.MOST:
+                raise ValueError(f"the rounds of SHA-crypt are {shacrypt.LEAST} to {shacrypt.MOST}")
             kind = _CRYPT[scheme][1]
             return f"{{{scheme}}}{shacrypt.make(kind, password, salt, rounds or shacrypt.ROUNDS)}"
         case "SSHA512" | "SSHA256":

@@ -11,6 +11,8 @@ from hmac import compare_digest
 
 ROUNDS = 5000
 """What is meant when a hash names none."""
+LEAST = 1000
+"""What fewer rounds are computed as, whatever a hash says."""
 MOST = 10_000_000
 """Rounds that are computed; the specification allows a hundred times as many, which take minutes."""
 
@@ -42,7 +44,7 @@ def make(kind: str, password: bytes, salt: str, rounds: int = ROUNDS) -> str:
 
 
 def _rounds(given: str | None) -> int:
-    return ROUNDS if given is None else min(max(int(given), 1000), 999_999_999)
+    return ROUNDS if given is None else min(max(int(given), LEAST), 999_999_999)
 
 
 def _digest(name: str, password: bytes, salt: bytes, rounds: int) -> bytes:

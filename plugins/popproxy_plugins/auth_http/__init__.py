@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import digest
@@ -172,7 +173,14 @@ class AuthHttp(Plugin[AuthHttpConfig]):
             self.skips = frozenset({"on_login_result"})
 
     def check(self, names: ConfigNames) -> list[Problem]:
-        return [] if self.config.upstream is None else names.upstream(("upstream",), self.config.upstream)
+        found = [] if self.config.upstream is None else names.upstream(("upstream",), self.config.upstream)
+        if self.config.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=self.config.ca_file)
+            except OSError:
+                message = f"{self.config.ca_file} holds no PEM certificate"
+                found.append(Problem(("ca_file",), message, "write a file with -----BEGIN CERTIFICATE-----"))
+        return found
 
     def explain(self, session: SessionView, user: str) -> Explained:
         asked = ", then ".join(server.name for server in self._servers)

@@ -162,6 +162,10 @@ def test_any_text_is_a_secret_or_a_value_error(text: str, scheme: str) -> None:
         ("BLF-CRYPT", b"x", 40, "4 to 20"),
         ("ARGON2ID", b"x", 1000, "1 to 100"),
         ("SCRAM-SHA-256", b"\xff", None, "UTF-8"),
+        ("SCRAM-SHA-256", b"x", -1, "no work"),
+        ("ARGON2ID", b"x", 0, "no work"),
+        ("SHA512-CRYPT", b"x", 999, "1000 to 10000000"),
+        ("SHA256-CRYPT", b"x", 10_000_001, "1000 to 10000000"),
     ],
 )
 def test_what_cannot_be_made(scheme: str, password: bytes, rounds: int | None, told: str) -> None:

@@ -370,6 +370,14 @@ def test_an_upstream_that_is_not_there_is_a_problem_of_the_config() -> None:
     assert AuthHttp(AuthHttpConfig(servers=SERVERS)).check(names) == []
 
 
+def test_a_ca_file_without_certificates_is_a_problem_of_the_config(tmp_path: Path) -> None:
+    for content in ("", "no certificate\n"):
+        (tmp_path / "ca.pem").write_text(content)
+        config = AuthHttpConfig(servers=SERVERS, ca_file=tmp_path / "ca.pem")
+        (problem,) = AuthHttp(config).check(ConfigNames(("main",)))
+        assert problem.key == ("ca_file",) and "BEGIN CERTIFICATE" in problem.hint
+
+
 def test_it_explains_itself_without_asking(tmp_path: Path) -> None:
     explained = AuthHttp(AuthHttpConfig(servers=SERVERS, upstream="x")).explain(SessionView("1", "pop3"), "joe")
     assert explained.steps == ("asks a.example:9000, then b.example who may log in, and at which server",)
