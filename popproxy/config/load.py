@@ -71,7 +71,7 @@ def load(path: Path) -> Loaded:
     try:
         return load_data(_parsed(path, text), str(path), text, path.resolve().parent, source=path)
     except RecursionError:
-        raise _unusable(path, 0, "nests tables too deep", "take out what `popproxy config reference` does not know") from None
+        raise _unusable(path, 0, "nests tables too deep", "see `popproxy config reference`") from None
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
