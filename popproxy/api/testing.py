@@ -45,6 +45,7 @@ from popproxy.core.effects import (
     Judge,
     LoginTook,
     Note,
+    Ready,
     Returned,
     SecureClient,
     SecureUpstream,
@@ -392,7 +393,7 @@ class _Stage:
             self.session.done(effect.id, outcome)
         elif isinstance(effect, Derive):
             self.session.done(effect.id, effect.derivation.compute())
-        elif not isinstance(effect, LoginTook):
+        elif not isinstance(effect, LoginTook | Ready):
             if isinstance(effect, Dial):
                 target = effect.target
                 self.played.routes.append(Route(target.upstream, None, target.server, target.key))

@@ -78,7 +78,8 @@ class Health(Model):
         default=1.0,
         examples=["1s"],
         description="From there to the first login that may try it again, one at a time; twice as long after each "
-        "trial that fails. When no server is in rotation, one login at a time tries without waiting.",
+        "trial that fails. When no server is in rotation, one login at a time tries without waiting, and keeps others "
+        "from it no longer than `backoff`.",
     )
     longest: Duration = Field(default=30.0, examples=["30s"], description="The longest that waiting becomes.")
     probe: Duration | None = Field(

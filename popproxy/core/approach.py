@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from popproxy.api.views import SessionView
-from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, SecureUpstream
+from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, Ready, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.introduction import Origin, introduction, loop
 from popproxy.core.leg import Leg, Relayed, Result
@@ -174,6 +174,8 @@ class Approach:
                     self._leg = None
                     self._dial(target, then, False)
                 else:
+                    if not isinstance(result, Failure):
+                        s.effects.append(Ready())
                     self._replay(leg, result, 0, then)
 
             self._leg = leg

@@ -60,6 +60,11 @@ class LoginTook:
 
 
 @dataclass(frozen=True, slots=True)
+class Ready:
+    """This session's last Dialed has greeted and is ready for a login. A Judge may follow."""
+
+
+@dataclass(frozen=True, slots=True)
 class SecureClient:
     """Send what is due to the client, then start TLS as server. Outcome: TlsView, or Failure (connection gone)."""
 
@@ -118,5 +123,8 @@ class Note:
     error: BaseException | None = field(default=None, compare=False)
 
 
-Effect = Dial | Judge | LoginTook | SecureClient | SecureUpstream | Derive | Await | CloseClient | CloseUpstream | Note
+Effect = (
+    Dial | Judge | LoginTook | Ready | SecureClient | SecureUpstream
+    | Derive | Await | CloseClient | CloseUpstream | Note
+)  # fmt: skip
 Outcome = Dialed | TlsView | Returned | Failure | bytes | None

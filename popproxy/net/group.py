@@ -74,6 +74,11 @@ class Lease:
         self._number = number
         self._open = True
 
+    def ready(self) -> None:
+        """The server has greeted, and is ready for the login. Its outcome is still to be told."""
+        if self._number > 0 and self._group.ready(self.member, self._number):
+            self._number = 0
+
     def good(self) -> None:
         """The server serves."""
         number, self._number = self._number, -1
@@ -201,6 +206,15 @@ class Group:
                 self._watch.queue(len(self._waiting))
 
     # What leases tell
+
+    def ready(self, member: Member, number: int) -> bool:
+        """See Lease. Returns whether the trial is over."""
+        now = self._clock()
+        since = member.breaker.since
+        over = member.breaker.reached(number, now)
+        if over and member.breaker.up:
+            self._turned(member, None, now - since)
+        return over
 
     def good(self, member: Member, number: int) -> None:
         """See Lease."""

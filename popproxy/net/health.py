@@ -2,8 +2,8 @@
 
 Pure: time comes in, decisions go out. ``fall`` faults in a row take the server out; then one login at a time is a
 trial (half-open), at first ``backoff`` seconds later, after each trial that fails twice as late, at most ``longest``.
-``rise`` successful trials in a row bring it back. A trial that nobody ends is forgotten after a while, so nothing a
-caller forgets keeps a server out for ever.
+``rise`` successful trials in a row bring it back. What took it out decides what a success is: a login, or only the way
+to one. A trial that nobody ends is forgotten after a while, so nothing a caller forgets keeps a server out for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Breaker:
     """``up``: in rotation. ``since``: when that last changed."""
 
     __slots__ = (
-        "_backoff", "_by_login", "_due", "_faults", "_forgotten", "_numbers", "_rules", "_trial", "_who", "_wins",
+        "_backoff", "_began", "_by_login", "_due", "_faults", "_numbers", "_rules", "_trial", "_who", "_wins",
         "since", "up",
     )  # fmt: skip
 
@@ -33,14 +33,16 @@ class Breaker:
         self._due = now
         self._by_login = False
         self._trial = 0
-        self._forgotten = now
+        self._began = now
         self._numbers = 0
 
     def admits(self, now: float, urgent: bool = False) -> bool:
-        """Whether a login may go there now. ``urgent``: no server is up, so a trial need not wait until it is due."""
+        """Whether a login may go there now. ``urgent``: no server is up, so a trial need not wait until it is due, and
+        one that takes long keeps the others out no longer than ``backoff``."""
         if self.up:
             return True
-        return (not self._trial or now >= self._forgotten) and (urgent or now >= self._due)
+        alone = self._rules.backoff if urgent else PATIENCE
+        return (not self._trial or now >= self._began + alone) and (urgent or now >= self._due)
 
     def begin(self, now: float) -> int:
         """A login goes there: the number by which its outcome is told, 0 when it is no trial."""
@@ -48,7 +50,7 @@ class Breaker:
             return 0
         self._numbers += 1
         self._trial = self._numbers
-        self._forgotten = now + PATIENCE
+        self._began = now
         return self._trial
 
     def succeeded(self, number: int, now: float) -> bool:
@@ -66,6 +68,14 @@ class Breaker:
             self._due = now
             return False
         self._turn(True, now)
+        return True
+
+    def reached(self, number: int, now: float) -> bool:
+        """The trial came to where a login begins. Returns whether it has succeeded by that: where logins took the
+        server out only a login can."""
+        if self.up or self._by_login:
+            return False
+        self.succeeded(number, now)
         return True
 
     def failed(self, number: int, now: float, who: str | None = None) -> bool:

@@ -27,6 +27,7 @@ from popproxy.core.effects import (
     LoginTook,
     Note,
     Outcome,
+    Ready,
     SecureClient,
     SecureUpstream,
 )
@@ -288,6 +289,9 @@ class Pump(asyncio.Protocol):
             self.front.dialers[effect.upstream].meter.login("ok" if effect.ok else "fail", effect.seconds)
         elif isinstance(effect, CloseClient):
             self._close_client()
+        elif isinstance(effect, Ready):
+            if self._lease is not None:
+                self._lease.ready()
         elif isinstance(effect, Await):
             self._hooks.begin(effect)
         elif isinstance(effect, Derive):

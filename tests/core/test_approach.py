@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from popproxy.api import Route, ServerAddress
-from popproxy.core.effects import CloseUpstream, Dial, Dialed, Judge, LoginTook, SecureUpstream
+from popproxy.core.effects import CloseUpstream, Dial, Dialed, Judge, LoginTook, Ready, SecureUpstream
 from popproxy.core.failures import RULES, Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
@@ -91,6 +91,18 @@ def test_an_idle_early_leg_that_is_lost_shows_nothing() -> None:
     rig = Rig(policy=GROUP, known=None).start().client(b"CAPA\r\n")
     rig.connected().upstream(b"-ERR\r\n").lost()
     assert judged(rig) == []
+
+
+def test_a_leg_that_is_ready_is_told_before_the_login_is_judged() -> None:
+    rig = Rig(policy=GROUP, known=None).start().client(b"CAPA\r\n").connected()
+    assert not rig.pending(Ready)
+    rig.upstream(b"-ERR\r\n")
+    assert len(rig.pending(Ready)) == 1
+    rig = asked(policy=UpstreamPolicy("main", "off")).done(Dialed("a:110", False)).lost()
+    assert not rig.pending(Ready)
+    rig = asked().connected().upstream(b"+OK\r\n-ERR\r\n")
+    shown = [effect for effect in rig.effects if isinstance(effect, (Ready, Judge))]
+    assert not isinstance(shown[0], Judge)
 
 
 def test_hanging_up_on_capa_shows_nothing() -> None:

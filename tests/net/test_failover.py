@@ -256,6 +256,21 @@ def test_when_all_are_down_one_login_at_a_time_tries(tmp_path: Path) -> None:
             proxy.session(6)
 
 
+def test_a_trial_that_is_greeted_is_enough_where_a_server_could_not_be_reached(tmp_path: Path) -> None:
+    """A slow login does not keep others from a server that is alive again."""
+    with Upstream(slam, slam, saying(b"-ERR\r\n"), answering()) as only:
+        with running(Setup([only.url], tail=HEALTH.format(300)), tmp_path) as proxy:
+            for _ in range(2):
+                with proxy.client() as client:
+                    assert client.user_pass(USER, PASSWORD) == UNAVAILABLE
+            assert state(proxy, only) == 0
+            trial = proxy.client()
+            trial.send(b"USER alice\r\nPASS " + PASSWORD + b"\r\n")
+            eventually(lambda: state(proxy, only) == 1, "back in rotation")
+            proxy.logged_in().close()
+            trial.close()
+
+
 def test_a_trial_whose_client_leaves_does_not_block_the_server(tmp_path: Path) -> None:
     with Upstream(slam, slam, stall, answering()) as only:
         with running(Setup([only.url], tail=HEALTH.format(300)), tmp_path) as proxy:

@@ -163,6 +163,32 @@ def test_a_lease_tells_its_outcome_once() -> None:
     assert bench.clean and bench.group.members[0].breaker.up
 
 
+def test_a_trial_that_is_greeted_brings_back_a_server_that_could_not_be_reached() -> None:
+    bench = Bench(1)
+    bench.kill("a")
+    trial = bench.take()
+    trial.ready()
+    assert bench.watched.turns[-1] == ("a:995", True, "")
+    # What becomes of that login counts as that of any other.
+    bench.take().ready()
+    trial.bad(TEMPORARY, "joe")
+    assert bench.watched.turns[-1] == ("a:995", False, "temporary")
+    trial = bench.take()
+    trial.ready()
+    assert not bench.group.members[0].breaker.up
+    trial.good()
+    assert bench.group.members[0].breaker.up
+
+
+def test_a_slow_trial_at_the_only_server_does_not_refuse_everybody() -> None:
+    bench = Bench(1)
+    bench.kill("a")
+    bench.take()
+    assert isinstance(bench.group.take(Wish()), Failure)
+    bench.now += 10.0
+    assert bench.name() == "a"
+
+
 def test_what_says_nothing_about_the_server_does_not_count() -> None:
     bench = Bench(1)
     for kind in (Kind.CREDENTIALS, Kind.BUSY, Kind.INTERNAL, Kind.COMMAND_TIMEOUT):

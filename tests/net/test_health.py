@@ -54,7 +54,7 @@ def test_one_user_alone_takes_nothing_out() -> None:
 def test_half_open_is_one_trial_at_a_time() -> None:
     breaker = out()
     first = trial(breaker, 1.0)
-    assert not breaker.admits(1.0) and not breaker.admits(30.0, urgent=True)
+    assert not breaker.admits(1.0) and not breaker.admits(1.9, urgent=True)
     assert not breaker.succeeded(first, 2.0)
     # rise = 2: the next one may begin at once.
     second = trial(breaker, 2.0)
@@ -118,6 +118,33 @@ def test_a_trial_that_nobody_ends_is_forgotten() -> None:
     assert not breaker.admits(70.0)
     breaker.dropped(current)
     assert breaker.admits(70.0)
+
+
+def test_a_slow_trial_keeps_others_out_for_a_while_only_when_no_server_is_up() -> None:
+    breaker = out()
+    slow = breaker.begin(0.5)
+    assert not breaker.admits(1.4, urgent=True)
+    assert not breaker.admits(30.0)
+    assert breaker.admits(1.5, urgent=True)
+    quick = breaker.begin(1.5)
+    assert not breaker.admits(2.4, urgent=True)
+    # Each of them counts when it succeeds.
+    assert not breaker.succeeded(quick, 1.6)
+    assert breaker.succeeded(slow, 9.0)
+
+
+def test_the_way_to_a_login_ends_a_trial_unless_logins_took_the_server_out() -> None:
+    breaker = out(HealthPlan(fall=2, rise=2))
+    first = trial(breaker, 1.0)
+    assert breaker.reached(first, 1.1) and not breaker.up
+    second = trial(breaker, 1.1)
+    assert breaker.reached(second, 1.2) and breaker.up
+    assert not breaker.reached(0, 1.3)
+    for user in "ab":
+        breaker.failed(0, 2.0, user)
+    third = trial(breaker, 3.0)
+    assert not breaker.reached(third, 3.1)
+    assert not breaker.admits(3.1)
 
 
 def test_probes_bring_a_server_back() -> None:
@@ -193,7 +220,8 @@ class OneTrial(RuleBasedStateMachine):
         if self.breaker.admits(self.now, urgent):
             number = self.breaker.begin(self.now)
             if number:
-                self.open.append((number, self.now + PATIENCE))
+                # Who is in a hurry does not wait for one that takes long.
+                self.open = [(number, self.now + PATIENCE)]
 
     @precondition(lambda self: self.open)
     @rule(how=st.sampled_from(["succeeded", "failed", "dropped"]))
