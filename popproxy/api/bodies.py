@@ -24,6 +24,9 @@ class BodyFilter:
     """Set it true when the filter is done: ``feed`` would return from now on what it gets, ``finish`` nothing, and the
     last octets it returned are the last it was fed. The rest of the message then passes at the speed of the wire. (A
     class with ``__slots__`` names ``through`` among them.)"""
+    holds: bool = False
+    """Set it true when ``on_message`` of the plugin may still refuse the message: then nothing goes out early, of no
+    filter."""
     growth: int = 0
     """By how many octets this filter makes the message longer: 0, or what its plugin announced (``Plugin.growth``,
     ``Grow``). When it fails and Fail.OPEN lets the message pass, a padding field of this size goes on top, so that the

@@ -90,7 +90,7 @@ class FilterStage:
     can go on as if the filter were not there, but for the ``growth`` that was announced for it.
     """
 
-    __slots__ = ("_early", "_entry", "_filter", "_kept", "_report", "_size", "_started", "growth", "through")
+    __slots__ = ("_early", "_entry", "_filter", "_kept", "_report", "_size", "_started", "growth", "holds", "through")
 
     def __init__(self, entry: Entry, filter: BodyFilter, report: Callable[[Entry, BaseException], None]) -> None:
         self._entry = entry
@@ -102,6 +102,8 @@ class FilterStage:
         self._early = b""
         self.growth = filter.growth
         """By how many octets it makes the message longer, whatever happens."""
+        self.holds = filter.holds is True
+        """Whether nothing may go out early, of no filter."""
         self.through = False
         """Whether what follows passes the filter untouched."""
 
@@ -185,6 +187,7 @@ class Stage(Protocol):
 
     through: bool
     growth: int
+    holds: bool
 
     @property
     def plugin(self) -> str:
@@ -268,6 +271,8 @@ class Filtered:
 
     def early(self) -> bytes:
         """What may go out before the first ``feed``, of the outermost filter that has any. Raises FilterFailed."""
+        if any(stage.holds for stage in self._stages):
+            return b""
         for place in reversed(range(len(self._stages))):
             data = self._stages[place].early()
             for stage in self._stages[place + 1 :]:

@@ -15,6 +15,7 @@ class Cut:
 
     through = False
     growth = 0
+    holds = False
     plugin = ""
 
     def __init__(self, lines: int) -> None:

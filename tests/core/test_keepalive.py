@@ -72,6 +72,21 @@ def test_without_a_filter_there_is_nothing_to_say() -> None:
     assert rig.returned(Refuse("no")).said() == b"-ERR [SYS/PERM] no\r\n"
 
 
+def test_a_filter_that_holds_keeps_those_of_others_back() -> None:
+    """Or the padding of a plugin that only edits would turn the refusal of another one into a cut connection."""
+
+    class Holds(HeaderFilter):
+        holds = True
+
+    scanner = plugin(growth=lambda *_: 100, on_message=waits, open_body=lambda *_: Holds(growth=100))
+    other = plugin(growth=lambda *_: 60, open_body=lambda *_: HeaderFilter(growth=60))
+    for plugins in ((scanner, other), (other, scanner)):
+        rig = Rig(*plugins).login().client(b"RETR 1\r\n").upstream(MAIL).wait(15).wait(15)
+        assert rig.said() == b""
+        assert rig.returned(Refuse("no")).said() == b"-ERR [SYS/PERM] no\r\n"
+        assert not rig.closed
+
+
 def test_commands_of_the_client_do_not_put_it_off() -> None:
     rig = scanning().wait(10)
     rig.client(b"NOOP\r\n")

@@ -499,9 +499,16 @@ def test_the_client_is_kept_alive_while_the_scanner_thinks(tmp_path: Path) -> No
 def test_nothing_goes_out_early_when_something_else_may_follow(
     fail: Fail, actions: list[dict[str, Any]], tmp_path: Path
 ) -> None:
+    class Pads(Plugin[PluginConfig]):
+        """Another plugin, whose filter would let its padding go."""
+
+        def growth(self, session: SessionView) -> int:
+            return 60
+
     setup = {"timeouts": {"keepalive": 0.02}, "fail": fail}
+    pads = Pads(PluginConfig())
     with (
-        stage(tmp_path, letters=LETTERS[:3], setup=setup, actions=actions) as (proxy, scanner),
+        stage(tmp_path, letters=LETTERS[:3], setup=setup, plugins=(pads,), actions=actions) as (proxy, scanner),
         proxy.logged_in() as client,
     ):
         scanner.go.clear()

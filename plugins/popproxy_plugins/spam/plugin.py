@@ -74,25 +74,21 @@ class Turn:
 
 
 class Writer(HeaderFilter):
-    """Writes the verdict of its turn through ``write``. ``drips`` while that is being found out.
+    """Writes the verdict of its turn through ``write``. ``holds`` when something else than the message may follow.
 
     A header that is too large to be edited gets the fields on top, and no tag; with ``strict`` it is a failure.
     """
 
-    __slots__ = ("_drips", "_strict", "_turn", "_write")
+    __slots__ = ("_strict", "_turn", "_write", "holds")
 
     def __init__(
-        self, turn: Turn, write: Callable[[Turn, Header], None], growth: int, drips: bool, strict: bool = False
+        self, turn: Turn, write: Callable[[Turn, Header], None], growth: int, holds: bool, strict: bool = False
     ) -> None:
         super().__init__(growth=growth)
         self._turn = turn
         self._write = write
-        self._drips = drips
+        self.holds = holds
         self._strict = strict
-
-    def early(self) -> bytes:
-        """The beginning of the padding, when nothing but the message can follow."""
-        return super().early() if self._drips else b""
 
     def edit(self, header: Header) -> None:
         """See HeaderFilter."""
@@ -202,8 +198,8 @@ class Spam(Plugin[SpamConfig]):
         if self._scans:
             turn.judged = self._known(session, command) or self._expected(session, command)
         self._turn.set(session, turn)
-        drips = self._scans and not self._closed and not self.config.ends
-        return Writer(turn, self._write, self._marks.growth, drips, self._closed)
+        holds = self.config.ends or (self._scans and self._closed)
+        return Writer(turn, self._write, self._marks.growth, holds, self._closed)
 
     async def on_message(self, session: SessionView, command: Command, message: MessageView) -> MessageVerdict:
         header = Header(message.header)
