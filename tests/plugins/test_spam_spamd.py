@@ -248,7 +248,7 @@ def test_a_server_that_never_answers(reads: bool) -> None:
 def test_a_server_that_drips_is_ended_by_the_deadline_of_the_scan() -> None:
     async def work(port: int) -> None:
         connections = Connections()
-        servers = Servers((f"127.0.0.1:{port}",), time.monotonic, lambda server, failure: None)
+        servers = Servers((f"127.0.0.1:{port}",), time.monotonic, lambda server, failure: None, 0.3)
         scanner = Spamd(connections.connect, False)
         await servers.scan(lambda name, seconds: scanner.scan(name, seconds, session(), Message()), 0.3)
 
