@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 
 class OwnAddresses:
@@ -21,6 +21,13 @@ class OwnAddresses:
         hosts = self._ports.get(port)
         if hosts is None:
             return False
+        ip = ip_address(address)
+        if isinstance(ip, IPv6Address):
+            ip = ip.ipv4_mapped or ip
+        if ip.is_unspecified:
+            # As a destination it is this host.
+            ip = ip_address("127.0.0.1" if ip.version == 4 else "::1")
+        address = str(ip)
         if address in hosts:
             return True
         wild = "::" in hosts or ("0.0.0.0" in hosts and ":" not in address)

@@ -143,9 +143,13 @@ def test_own_addresses() -> None:
     own.add("0.0.0.0", 995)
     own.add("::", 996)
     held = [("127.0.0.1", 110), ("::1", 111), ("127.0.0.1", 995), ("127.9.9.9", 995), ("127.0.0.1", 996), ("::1", 996)]
+    # What the system takes for this host, and IPv4 in the clothes of IPv6.
+    held += [("0.0.0.0", 110), ("0.0.0.0", 995), ("::", 111), ("::", 996), ("0.0.0.0", 996)]
+    held += [("::ffff:127.0.0.1", 110), ("::ffff:7f00:1", 995), ("::ffff:0:0", 110)]
     for address, port in held:
         assert own.holds(address, port), (address, port)
     free = [("127.0.0.2", 110), ("127.0.0.1", 111), ("192.0.2.1", 995), ("::1", 995), ("192.0.2.1", 996), ("::1", 110)]
+    free += [("0.0.0.0", 111), ("::", 110), ("::ffff:192.0.2.1", 995)]
     for address, port in free:
         assert not own.holds(address, port), (address, port)
 
