@@ -170,9 +170,6 @@ class AuthFile(Plugin[AuthFileConfig]):
         return derived if secret.plain is not None else None
 
     async def on_login(self, session: SessionView, credentials: Credentials) -> Route | Refuse | None:
-        if isinstance(credentials, Bearer) or (isinstance(credentials, Digest) and not self._here):
-            # A token is its issuer's to judge, a digest somebody's who knows the password.
-            return None
         users = self._file.value
         found = users.get(credentials.user)
         try:
@@ -182,7 +179,8 @@ class AuthFile(Plugin[AuthFileConfig]):
         if found is None:
             self._count["unknown"].inc()
             return None if self._unknown == "pass" else Refuse(_FAILED, Code.AUTH, "not in the users file")
-        if self._here and not proven:
+        # A token is its issuer's to judge.
+        if self._here and not proven and not isinstance(credentials, Bearer):
             self._count["wrong"].inc()
             return Refuse(_FAILED, Code.AUTH, "the password is wrong, or the file has none")
         denied = self._denied(found, session, credentials)
@@ -193,13 +191,13 @@ class AuthFile(Plugin[AuthFileConfig]):
                 return Refuse("Login is not possible", Code.SYS_PERM, denied)
             return Refuse(_FAILED, Code.AUTH, denied)
         self._count["proven" if proven else "known"].inc()
-        return self._route(found, credentials)
+        return self._route(found, credentials, proven)
 
     async def _proven(self, users: Users, found: User | None, credentials: Credentials) -> bool:
         """Whether the proxy itself knows now that this is ``found``."""
         if isinstance(credentials, Verified | External):
             return found is not None
-        if not self._here:
+        if not self._here or isinstance(credentials, Bearer):
             return False
         secret = None if found is None else found.secret
         if isinstance(credentials, Digest):
@@ -225,7 +223,7 @@ class AuthFile(Plugin[AuthFileConfig]):
             return "an authorization identity beside a password of the file"
         return ""
 
-    def _route(self, found: User, credentials: Credentials) -> Route | None:
+    def _route(self, found: User, credentials: Credentials, proven: bool) -> Route | None:
         name = found.destuser if found.destuser is not None else credentials.user
         new: Credentials | None = None
         if isinstance(credentials, Password):
@@ -233,10 +231,10 @@ class AuthFile(Plugin[AuthFileConfig]):
             new = Password(name, password, "" if credentials.authzid == credentials.user else credentials.authzid)
             if new == credentials:
                 new = None
-        elif found.sendable is not None:
+        elif proven and found.sendable is not None:
             new = Password(name, found.sendable)
         elif name != credentials.user:
-            # A plugin behind this one brings the password.
+            # The upstream judges it, or a plugin behind this one brings the password.
             new = replace(credentials, user=name)
             if isinstance(new, Verified):
                 # _denied() has let nobody through who would act as another one.

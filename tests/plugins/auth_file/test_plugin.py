@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from popproxy.api import (
     Bearer,
     Busy,
+    Code,
     ConfigNames,
     Credentials,
     Digest,
@@ -236,6 +238,41 @@ def done(coroutine: Any) -> Any:
 def test_credentials_of_every_kind(credentials: Credentials, line: str, verdict: Any, tmp_path: Path) -> None:
     got = done(started(file_of(tmp_path, line)).on_login(SESSION, credentials))
     assert isinstance(got, Refuse) if verdict is Refuse else got == verdict
+
+
+@pytest.mark.parametrize("credentials", [Bearer("joe", b"token"), Digest("joe", "APOP", APOP, ANSWER)])
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ("disabled", Refuse),
+        ("allow_nets=203.0.113.0/24", Refuse),
+        ("upstream=other host=192.0.2.7", Route("other", None, ServerAddress("192.0.2.7"))),
+        ("destuser=j", Route),
+    ],
+)
+def test_what_somebody_else_judges_is_bound_by_the_file_as_well(
+    credentials: Credentials, fields: str, verdict: Any, tmp_path: Path
+) -> None:
+    path = file_of(tmp_path, f"joe:{{PLAIN}}sesame::::::{fields}")
+    got = done(started(path, check="upstream").on_login(SESSION, credentials))
+    if verdict is Route:
+        assert got == Route(credentials=replace(credentials, user="j"))
+    elif verdict is Refuse:
+        assert isinstance(got, Refuse) and got.code is Code.AUTH
+    else:
+        assert got == verdict
+
+
+def test_a_token_of_somebody_unknown_goes_the_way_of_a_password(tmp_path: Path) -> None:
+    path = file_of(tmp_path, f"joe:{HASH}::::::pass=master", "ann:{PLAIN}sesame")
+    here = started(path)
+    for user in ("eve", ""):
+        assert isinstance(done(here.on_login(SESSION, Bearer(user, b"token"))), Refuse)
+    passes = started(path, unknown="pass")
+    assert done(passes.on_login(SESSION, Bearer("eve", b"token"))) is None
+    # No password of the file for a token that nobody has looked at.
+    for user in ("joe", "ann"):
+        assert done(here.on_login(SESSION, Bearer(user, b"token"))) is None
 
 
 # SCRAM
