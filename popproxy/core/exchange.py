@@ -249,7 +249,7 @@ class Exchange:
                 shapes[self._name] = len(found[0].salt), found[0].iterations
                 verifier = found[0]
             else:
-                verifier = fake(s.plan.decoy, self._name, user, *shapes.get(self._name, ()))
+                verifier = fake(s.plan.decoy, self._name, name, *shapes.get(self._name, ()))
             self._step(lambda: server.supply(verifier))
             self._desk.resume()
 

@@ -295,6 +295,17 @@ def test_a_name_of_an_exchange_that_led_nowhere_does_not_choose_the_plugins_of_a
     assert rig.view.user == "joe"
 
 
+def test_a_made_up_salt_belongs_to_the_name_that_was_looked_up() -> None:
+    rig = met(keeper(lambda session, user, mechanism: Rename(user.lower())), decoy=b"seed")
+    salts = set()
+    for user in ("nobody", "NOBODY", "Nobody"):
+        rig.client(first(prover(user)))
+        salts.add(base64.b64decode(rig.said()[2:]).split(b",")[1])
+        rig.client(b"*\r\n")
+        rig.said()
+    assert len(salts) == 1
+
+
 SHAPED = Verifier.derive("SCRAM-SHA-256", "sesame", b"0123456789abcdef", 4097)
 
 

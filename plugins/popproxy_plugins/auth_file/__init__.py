@@ -33,6 +33,7 @@ from popproxy.api import (
     Problem,
     ReadableFile,
     Refuse,
+    Rename,
     Route,
     ServerAddress,
     Services,
@@ -153,21 +154,26 @@ class AuthFile(Plugin[AuthFileConfig]):
         offered = frozenset(self.config.mechanisms) if self._here else frozenset[str]()
         self.mechanisms = offered & users.mechanisms(self.config.passwords_behind)
 
-    async def on_verifier(self, session: SessionView, user: str, mechanism: str) -> Verifier | None:
+    async def on_verifier(self, session: SessionView, user: str, mechanism: str) -> Verifier | Rename | None:
         users = self._file.value
         found = users.get(user)
+        name = users.spelled(user)
         secret = None if found is None else found.secret
         derived = None
         if users.plain:
             # For everybody, so that time does not tell whose password is kept in the clear, or at all.
             plain = secret.plain if secret is not None and secret.plain is not None else b"nobody"
-            salt = hmac.digest(self._key, f"{mechanism} {user}".encode("utf-8", "surrogateescape"), sha256)[:16]
+            salt = hmac.digest(self._key, f"{mechanism} {name}".encode("utf-8", "surrogateescape"), sha256)[:16]
             derived = await self._services.threads.run(_derived, mechanism, plain, salt)
-        if secret is None:
-            return None
-        if secret.verifier is not None:
-            return secret.verifier if secret.scheme == mechanism else None
-        return derived if secret.plain is not None else None
+        verifier = None
+        if secret is not None and secret.plain is not None:
+            verifier = derived
+        elif secret is not None and secret.scheme == mechanism:
+            verifier = secret.verifier
+        if verifier is not None or name == user:
+            return verifier
+        # Whoever tries several spellings sees one salt, as for a user who is there.
+        return Rename(name)
 
     async def on_login(self, session: SessionView, credentials: Credentials) -> Route | Refuse | None:
         users = self._file.value

@@ -73,9 +73,13 @@ class Users:
     def __len__(self) -> int:
         return len(self._users)
 
+    def spelled(self, name: str) -> str:
+        """``name`` as names are compared."""
+        return name.lower() if self._ignore_case else name
+
     def get(self, name: str) -> User | None:
         """The user of this name."""
-        return self._users.get(name.lower() if self._ignore_case else name)
+        return self._users.get(self.spelled(name))
 
     def stand_in(self, name: str) -> Secret | None:
         """Somebody's secret, always the same one for ``name``: checking a password costs an unknown user as much time

@@ -28,6 +28,7 @@ from popproxy.api import (
     Plugin,
     PluginConfig,
     Refuse,
+    Rename,
     Route,
     ServerAddress,
     SessionView,
@@ -273,6 +274,20 @@ def test_a_token_of_somebody_unknown_goes_the_way_of_a_password(tmp_path: Path) 
     # No password of the file for a token that nobody has looked at.
     for user in ("joe", "ann"):
         assert done(here.on_login(SESSION, Bearer(user, b"token"))) is None
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-1"])
+@pytest.mark.parametrize("line", ["joe:{PLAIN}sesame", f"joe:{schemes.make('SCRAM-SHA-256', b'sesame', 10)}"])
+def test_the_salt_does_not_tell_whose_name_is_spelled_another_way(mechanism: str, line: str, tmp_path: Path) -> None:
+    plugin = started(file_of(tmp_path, line))
+
+    def seen(user: str) -> Any:
+        found = done(plugin.on_verifier(SESSION, user, mechanism))
+        return found.salt if isinstance(found, Verifier) else found
+
+    # What nobody has, the core makes up for the name in lower case.
+    assert seen("eve") is None and seen("EVE") == Rename("eve")
+    assert seen("joe") == seen("JOE") or (seen("joe"), seen("JOE")) == (None, Rename("joe"))
 
 
 # SCRAM
