@@ -73,10 +73,10 @@ def _check_octets(growth: object) -> None:
         raise Lie(f"a growth of {growth!r}: 0, or at least {LEAST_GROWTH} octets")
 
 
-def check_growth(made: BodyFilter, announced: int) -> None:
-    """Raises Lie for a filter whose growth cannot be, or is not what its plugin ``announced``."""
+def check_growth(made: BodyFilter, announced: int | None) -> None:
+    """Raises Lie for a filter whose growth cannot be, or is not what its plugin ``announced`` (None: it never does)."""
     _check_octets(made.growth)
-    if announced and made.growth != announced:
+    if announced is not None and made.growth != announced:
         raise Lie(f"a filter with growth={made.growth}, but the plugin announced {announced}: give it that growth")
 
 

@@ -24,6 +24,7 @@ def stages(t: Transaction, command: Command, sent: Command) -> list[Stage] | Non
     plugin has ``sent`` RETR for TOP the last one cuts.
     """
     growth = t.growth
+    announcing = {entry.subscriber.name for entry in t.chain["growth"]}
     openers = {entry.subscriber.name: entry for entry in t.chain["open_body"]}
     found: list[Stage] = []
     for subscriber in reversed(t.chain.subscribers):
@@ -33,7 +34,7 @@ def stages(t: Transaction, command: Command, sent: Command) -> list[Stage] | Non
             continue
         made: BodyFilter | None = None
         if entry is not None:
-            made, good = _opened(t, entry, command, octets)
+            made, good = _opened(t, entry, command, octets if octets or subscriber.name in announcing else None)
             if not good and subscriber.fail is Fail.CLOSED:
                 return None
         if made is None and octets:
@@ -46,7 +47,7 @@ def stages(t: Transaction, command: Command, sent: Command) -> list[Stage] | Non
     return found
 
 
-def _opened(t: Transaction, entry: Entry, command: Command, growth: int) -> tuple[BodyFilter | None, bool]:
+def _opened(t: Transaction, entry: Entry, command: Command, growth: int | None) -> tuple[BodyFilter | None, bool]:
     """The plugin's filter, and whether it did not fail."""
     s = t.s
     started = s.clock()

@@ -182,6 +182,12 @@ def test_promise_7_a_growth_that_cannot_be(wrong: Any) -> None:
     assert sizes_untouched(rig) == STAT + LIST + RETR
 
 
+def test_promise_9_who_failed_to_tell_its_growth_makes_nothing_grow() -> None:
+    rig = Rig(plugin(growth=lambda session: 1 // 0, open_body=tags(64))).login()
+    assert rig.meter.errors == [("p1", "growth", "fail_open")]
+    assert sizes_untouched(rig) == STAT + LIST + RETR
+
+
 def test_promise_7_growth_fails_and_the_plugin_is_closed() -> None:
     rig = Rig(plugin(Fail.CLOSED, growth=lambda session: 1 // 0)).start()
     rig.client(b"USER joe\r\nPASS x\r\nSTAT\r\n").connected().upstream(b"+OK\r\n").upstream(b"+OK in\r\n")
