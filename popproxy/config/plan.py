@@ -220,6 +220,7 @@ def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:
             sticky=upstream.balance == "sticky" and len(servers) > 1,
             xclient=upstream.xclient,
             forward=tuple(upstream.forward.items()),
+            tells=upstream.send_proxy is not None or upstream.xclient != "off",
         ),
         ca_file=upstream.ca_file,
         verify=upstream.verify,

@@ -242,7 +242,11 @@ class Approach:
         if leg.judged or (failure is not None and not self._speaks(leg, failure)):
             return
         leg.judged = True
-        self.s.effects.append(Judge(failure, leg.target.key if leg.used else None))
+        who = leg.target.key
+        if not leg.used:
+            # It may be this client's address that the server does not like.
+            who = self.s.view.client if self.s.plan.upstreams[leg.target.upstream].tells else None
+        self.s.effects.append(Judge(failure, who))
 
     def _speaks(self, leg: Leg, failure: Failure) -> bool:
         if leg.used:

@@ -43,7 +43,8 @@ class Dialed:
 class Judge:
     """What this session's last Dialed has shown: it serves (None), or it does not. Comes before the CloseUpstream.
 
-    ``who`` is the login that showed it, None when nothing of the client's had been said yet.
+    ``who`` is the login that showed it, or the client's address where the server was told of it before; None when
+    nothing of the client's had been said yet.
     """
 
     failure: Failure | None

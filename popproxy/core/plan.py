@@ -25,7 +25,8 @@ class UpstreamPolicy:
     ``auto`` sends AUTH in one line when the upstream announces SASL and the line fits (RFC 5034), ``never``
     always in two steps, ``always`` in one line whatever its length. ``servers`` is how many it has; with ``sticky``
     a login's key decides which of them serves it. ``xclient``: whether a server that announces [XCLIENT] is told the
-    client's address, or must be; ``forward`` are (key, value) told with it.
+    client's address, or must be; ``forward`` are (key, value) told with it. ``tells``: a server may learn the client's
+    address, by this or another way, and treat it accordingly.
     """
 
     name: str
@@ -36,6 +37,7 @@ class UpstreamPolicy:
     sticky: bool = False
     xclient: Literal["off", "offered", "required"] = "off"
     forward: tuple[tuple[str, str], ...] = ()
+    tells: bool = False
 
 
 def _nonce() -> bytes:

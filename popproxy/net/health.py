@@ -81,7 +81,7 @@ class Breaker:
     def failed(self, number: int, now: float, who: str | None = None) -> bool:
         """It does not. Returns whether that took it out of rotation.
 
-        ``who``: the login that shows it. The same one twice in a row counts once: the fault may be that user's alone.
+        ``who``: the login or client that shows it. The same one twice in a row counts once: the fault may be its own.
         """
         if self.up:
             if who is not None and who == self._who:

@@ -64,6 +64,13 @@ def test_a_refusal_speaks_for_it_unless_it_is_trouble(answer: bytes, shown: str)
     assert len(rig.pending(Dial)) == 0
 
 
+def test_a_server_that_is_told_the_clients_address_may_dislike_it() -> None:
+    rig = asked(policy=UpstreamPolicy("main", "off", tells=True)).done(Dialed("a:110", False))
+    assert judged(rig.lost()) == [("lost", "192.0.2.1")]
+    rig = asked(policy=UpstreamPolicy("main", "off", tells=True)).connected().upstream(b"+OK\r\n")
+    assert judged(rig.upstream(b"-ERR [SYS/TEMP] x\r\n")) == [("temporary", "joe")]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in Kind if RULES[kind].health])
 def test_before_the_login_every_fault_of_the_server_counts(kind: Kind) -> None:
     rig = asked(policy=UpstreamPolicy("main", "off")).done(Dialed("a:110", False)).lost(Failure(kind))

@@ -216,6 +216,16 @@ def test_trouble_at_login_takes_a_server_out_unless_it_is_one_users(tmp_path: Pa
             proxy.session(5)
 
 
+def test_a_server_that_dislikes_the_address_of_one_client_stays_for_the_others(tmp_path: Path) -> None:
+    with Upstream(slam) as server:
+        setup = Setup([server.url], upstream='send_proxy = "v1"', tail=HEALTH.format(60))
+        with running(setup, tmp_path) as proxy:
+            for _ in range(4):
+                with proxy.client() as client:
+                    assert client.user_pass(USER, PASSWORD) == UNAVAILABLE
+            assert state(proxy, server) == 1
+
+
 def test_refused_passwords_speak_for_a_server(tmp_path: Path) -> None:
     with Upstream(at_login(b"-ERR [AUTH] no\r\n")) as server:
         with running(Setup([server.url], tail=HEALTH.format(60), limits={"auth_attempts": 50}), tmp_path) as proxy:
