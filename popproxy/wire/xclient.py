@@ -46,10 +46,10 @@ class Xclient:
     """What one or more XCLIENT commands say; None (for ``forward``: empty) is what they do not say.
 
     ``addr``/``port`` are the client's, ``dest_addr``/``dest_port`` the ones it connected to, as IP text without
-    brackets and a port from 1 to 65535. ``session`` is an id of at most 64 printable octets. ``ttl`` is the number
-    of proxies that may still follow. ``client_transport`` begins with ``TLS`` when the client's leg is encrypted
-    (Dovecot says ``insecure`` otherwise). ``dest_name`` is the SNI. ``forward`` are (key, value) for the
-    authentication of the server; a field without ``=`` has the value ``""``.
+    brackets (IPv4 where it came mapped into IPv6) and a port from 1 to 65535. ``session`` is an id of at most 64
+    printable octets. ``ttl`` is the number of proxies that may still follow. ``client_transport`` begins with
+    ``TLS`` when the client's leg is encrypted (Dovecot says ``insecure`` otherwise). ``dest_name`` is the SNI.
+    ``forward`` are (key, value) for the authentication of the server; a field without ``=`` has the value ``""``.
     """
 
     addr: str | None = None
@@ -81,8 +81,10 @@ def _address(key: str, value: bytes) -> str:
         address = ip_address(value.decode("ascii"))
     except ValueError:
         raise XclientError("address", f"{key} is not an IP address") from None
-    if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise XclientError("address", f"{key} has a zone")
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise XclientError("address", f"{key} has a zone")
+        address = address.ipv4_mapped or address
     return str(address)
 
 
