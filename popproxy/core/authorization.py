@@ -386,6 +386,11 @@ class Authorization(Reading):
         else:
             self.resume()
 
+    def given_up(self, reply: bytes) -> None:
+        """A client cancelled. It counts as a failed login: plugins may have been asked, and could be asked for ever."""
+        self.attempts += 1
+        self.denied(reply)
+
     def rest(self) -> bytes:
         """What the client sent behind its login."""
         return self._buffer.take()

@@ -81,6 +81,10 @@ class Desk(Protocol):
         """The last word about a login that was refused."""
         ...
 
+    def given_up(self, reply: bytes) -> None:
+        """The answer to a client that cancelled."""
+        ...
+
 
 class Exchange:
     """At most one exchange at a time: while ``server`` is not None the client's next line belongs to it."""
@@ -175,7 +179,7 @@ class Exchange:
             self.server = None
             self.s.meter.auth(self._name, "aborted", 0.0)
             self.s.count(_AUTH, ERR)
-            self._desk.say(err("Authentication cancelled"))
+            self._desk.given_up(err("Authentication cancelled"))
         else:
             self._step(lambda: server.respond(decode_response(text)))
 

@@ -135,6 +135,19 @@ def test_too_many_bad_exchanges_end_the_session() -> None:
     rig.ended("protocol_error")
 
 
+def test_who_looks_up_names_and_cancels_does_not_go_on_for_ever() -> None:
+    looked: list[str] = []
+
+    def on_verifier(session: SessionView, user: str, mechanism: str) -> None:
+        looked.append(user)
+
+    rig = met(keeper(on_verifier), limits=Limits(auth_attempts=3))
+    for number in range(9):
+        rig.client(first(prover(f"user{number}")) + b"*\r\n")
+    assert looked == ["user0", "user1", "user2"]
+    rig.ended("policy")
+
+
 # SCRAM, tokens and digests; the whole conversations are in tests/scripts
 
 SALTED = Verifier.derive("SCRAM-SHA-256", "sesame", b"salt")
