@@ -23,6 +23,8 @@ Tls = Literal["off", "starttls", "implicit"]
 FIELDS = ("allow_nets", "destuser", "disabled", "host", "nologin", "pass", "port", "ssl", "starttls", "tls", "upstream")
 """Extra fields that count. ``proxy`` and the like may be there: a ``host`` says it all."""
 
+_LOCKED = re.compile(r"(?:\{CRYPT\})?(?:x|[*!].*)", re.IGNORECASE)
+"""What stands for no password in passwd and shadow: crypt(3) makes nothing like it."""
 _NO = ("n", "no", "f", "false", "0")
 
 
@@ -140,7 +142,8 @@ def _user(line: str, number: int, scheme: str, judged_here: bool) -> User:
         raise ValueError("no colon: write user:password, or user: for one without a password")
     if not name or name != name.strip():
         raise ValueError("the user name is empty, or has a space at its end")
-    secret = parse(rest[0], scheme) if rest[0] else None
+    none = not rest[0] or (scheme == "CRYPT" and _LOCKED.fullmatch(rest[0]) is not None)
+    secret = None if none else parse(rest[0], scheme)
     given = _fields(rest[6]) if len(rest) == 7 else {}
     if not judged_here and "pass" in given:
         raise ValueError('pass= needs check = "here": else nobody would judge the client\'s password')

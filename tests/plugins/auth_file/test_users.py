@@ -181,3 +181,15 @@ def test_any_pieces_of_a_file_are_users_or_a_line_error(parts: list[str]) -> Non
         assert 1 <= error.line <= data.count(b"\n") + 1
     else:
         assert len(users) <= data.count(b":")
+
+
+@pytest.mark.parametrize("password", ["x", "*", "!", "!!", "*LK*", "!$6$salt$gone", "{CRYPT}*", "{crypt}!x"])
+def test_what_stands_for_no_password_in_files_of_the_system(password: str) -> None:
+    found = read(f"joe:{password}:1000:1000".encode()).get("joe")
+    assert found is not None and found.secret is None
+
+
+@pytest.mark.parametrize("password", ["x", "*sesame", "!"])
+def test_a_plain_password_may_look_so(password: str) -> None:
+    found = read(f"joe:{password}".encode(), scheme="PLAIN").get("joe")
+    assert found is not None and found.secret is not None and found.secret.plain == password.encode()
