@@ -1,5 +1,7 @@
 # make run: the demo. make test: everything. Both install what they need into .venv.
 PYTHON ?= python3
+# Test processes at once; the tests of one file stay together, so that each daemon is started by few of them.
+JOBS ?= 2
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
 
@@ -10,10 +12,10 @@ run: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python tests/integration/packages.py
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 unit: .venv/dev.stamp
-	$(BIN)/python -m pytest -m "not integration" $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not integration" $(TESTS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
