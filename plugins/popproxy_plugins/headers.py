@@ -26,7 +26,8 @@ speak for themselves; write ``{{`` for a brace.
 
 Sizes: every message of a session grows by the same number of octets, which STAT and LIST announce: what ``add`` and
 ``set`` may add, plus ``room`` for what ``rewrite`` adds, plus 48. A field ``X-Popproxy-Padding`` makes up the
-difference. A header above 256 KiB and one that grows by more are the plugin's failure: with ``fail = "open"`` the
+difference. A field for whose rewrite there is no room is left as it is and counted, and the other rules hold; with
+``fail = "closed"`` the message is refused. A header above 256 KiB is the plugin's failure: with ``fail = "open"`` the
 message passes unedited, and as large as announced.
 """
 
@@ -41,12 +42,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from popproxy.api import (
     BodyFilter,
     Command,
+    Counter,
     Fail,
     Grow,
     Header,
     HeaderFilter,
     Plugin,
     PluginConfig,
+    Services,
     SessionView,
     Slot,
     bounded_pattern,
@@ -70,7 +73,8 @@ _ACTIONS = ("add", "remove", "rewrite", "set")
 _NEEDS = {"add": {"value"}, "set": {"value"}, "remove": set[str](), "rewrite": {"match", "with"}}
 _CONTROL = re.compile(r"[\0-\x08\x0a-\x1f\x7f]")
 
-Edit = Callable[[Header, SessionView], object]
+Edit = Callable[[Header, SessionView, int], tuple[int, int]]
+"""A rule on a header, in so much room: how much of the room it took, and how many fields had none."""
 Part = tuple[str, str | None]
 
 
@@ -156,6 +160,8 @@ class Headers(Plugin[HeadersConfig]):
     """Adds, removes and rewrites header fields of retrieved messages by rule."""
 
     fail = Fail.OPEN
+    _closed = False
+    _unfit: Counter | None = None
 
     def __init__(self, config: HeadersConfig) -> None:
         super().__init__(config)
@@ -165,12 +171,16 @@ class Headers(Plugin[HeadersConfig]):
         )
         templates = [rule.template or "" for rule in config.rules if rule.rewrite is not None]
         room = sum(ROOM + len(template.encode()) for template in templates) if config.room is None else config.room
-        self._least = Grow.LEAST + (room if templates else 0)
+        self._room = room if templates else 0
         self._growth: Slot[int | None] = Slot("growth", None)
+
+    def start(self, services: Services) -> None:
+        self._closed = services.fail is Fail.CLOSED
+        self._unfit = services.metrics.counter("unfit", "Fields left as they are for want of room")[""]
 
     def growth(self, session: SessionView) -> int:
         """Everything the rules may add. Names and addresses of a session do not change behind its login."""
-        growth = self._least
+        growth = Grow.LEAST + self._room
         for name, parts in self._added:
             header = Header()
             header.add(name, _fill(parts, session))
@@ -180,22 +190,32 @@ class Headers(Plugin[HeadersConfig]):
 
     def open_body(self, session: SessionView, command: Command) -> BodyFilter:
         growth = self._growth.get(session)
-        return _Rules(session, self._edits, self.growth(session) if growth is None else growth)
+        return _Rules(session, self, self.growth(session) if growth is None else growth)
+
+    def edit(self, header: Header, session: SessionView) -> None:
+        """All rules, the rewriting ones in what room those before them left."""
+        room = self._room
+        for edit in self._edits:
+            added, unfit = edit(header, session, room)
+            room -= added
+            if unfit and self._closed:
+                raise ValueError(f"{unfit} fields have no room to be rewritten: give more room")
+            if unfit and self._unfit is not None:
+                self._unfit.inc(unfit)
 
 
 class _Rules(HeaderFilter):
     """All rules on one message."""
 
-    __slots__ = ("_edits", "_session")
+    __slots__ = ("_plugin", "_session")
 
-    def __init__(self, session: SessionView, edits: tuple[Edit, ...], growth: int) -> None:
+    def __init__(self, session: SessionView, plugin: Headers, growth: int) -> None:
         super().__init__(growth=growth)
         self._session = session
-        self._edits = edits
+        self._plugin = plugin
 
     def edit(self, header: Header) -> None:
-        for edit in self._edits:
-            edit(header, self._session)
+        self._plugin.edit(header, self._session)
 
     def overflow(self, top: Header) -> None:
         raise ValueError("the header of the message is above 256 KiB")
@@ -207,33 +227,51 @@ def _compile(rule: Rule) -> Edit:
     if wanted is None and unwanted is None:
         return action
 
-    def conditional(header: Header, session: SessionView) -> None:
+    def conditional(header: Header, session: SessionView, room: int) -> tuple[int, int]:
         if (wanted is None or wanted in header) and (unwanted is None or unwanted not in header):
-            action(header, session)
+            return action(header, session, room)
+        return 0, 0
 
     return conditional
 
 
 def _action(rule: Rule) -> Edit:
+    if rule.rewrite is not None:
+        return _rewriting(rule.rewrite, _substitution(re.compile(rule.match or ""), rule.template or ""))
     parts = _parts(rule.value or "")
-    if rule.add is not None:
-        added = rule.add
-        return lambda header, session: header.add(added, _fill(parts, session))
-    if rule.set is not None:
-        name = rule.set
+    added, name, removed = rule.add, rule.set, rule.remove
 
-        def put(header: Header, session: SessionView) -> None:
+    def act(header: Header, session: SessionView, room: int) -> tuple[int, int]:
+        if added is not None:
+            header.add(added, _fill(parts, session))
+        elif name is not None:
             value = _fill(parts, session)
             if not header.replace(name, value):
                 header.add(name, value)
+        else:
+            header.remove(removed or "")
+        return 0, 0
 
-        return put
-    if rule.rewrite is not None:
-        rewritten = rule.rewrite
-        change = _substitution(re.compile(rule.match or ""), rule.template or "")
-        return lambda header, session: header.rewrite(rewritten, change)
-    removed = rule.remove or ""
-    return lambda header, session: header.remove(removed)
+    return act
+
+
+def _rewriting(name: str, change: Callable[[str], str]) -> Edit:
+    def act(header: Header, session: SessionView, room: int) -> tuple[int, int]:
+        wanted = 0
+
+        def counted(value: str) -> str:
+            nonlocal wanted
+            new = change(value)
+            wanted += new != value
+            return new
+
+        if name not in header:
+            return 0, 0
+        before = len(bytes(header))
+        done = header.rewrite(name, counted, room)
+        return (len(bytes(header)) - before if done else 0), wanted - done
+
+    return act
 
 
 def _substitution(pattern: re.Pattern[str], template: str) -> Callable[[str], str]:

@@ -120,20 +120,25 @@ class Header:
             self.changed = True
         return len(places)
 
-    def rewrite(self, name: str, change: Callable[[str], str]) -> int:
-        """Call ``change`` with each value of ``name`` (as get_all gives it); the number of those it changed.
+    def rewrite(self, name: str, change: Callable[[str], str], room: int | None = None) -> int:
+        """Call ``change`` with each value of ``name`` (as get_all gives it); the number of those that were changed.
 
-        A field for which it returns the very value it was given keeps its octets.
+        A field for which it returns the very value it was given keeps its octets, and so does one with whose change
+        all of them together would add more than ``room`` octets.
         """
         key = name.lower().encode()
-        count = 0
+        count = added = 0
         for place, (known, raw) in enumerate(self._fields):
             if known != key:
                 continue
             value = _value(raw)
             new = change(value)
-            if new != value:
-                self._fields[place] = (key, _compose(_spelling(raw), new))
+            if new == value:
+                continue
+            made = _compose(_spelling(raw), new)
+            if room is None or added + len(made) - len(raw) <= room:
+                added += len(made) - len(raw)
+                self._fields[place] = (key, made)
                 count += 1
         self.changed = self.changed or count > 0
         return count

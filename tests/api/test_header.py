@@ -269,6 +269,15 @@ def test_rewrite_keeps_8_bit_octets_readable() -> None:
     assert decode_header(raw)[1] == (b"caf\xc3\xa9 \xff", "unknown-8bit")
 
 
+def test_rewrite_leaves_what_has_no_room() -> None:
+    header = Header(b"X: a\r\nX: bb\r\nY: y\r\nX: ccc\r\n\r\n")
+    assert header.rewrite("X", lambda value: value * 2, 4) == 2
+    assert bytes(header) == b"X: aa\r\nX: bbbb\r\nY: y\r\nX: ccc\r\n\r\n"
+    assert header.rewrite("X", lambda value: value[:1] if value == "bbbb" else value + "!!", 2) == 3
+    assert bytes(header) == b"X: aa!!\r\nX: b\r\nY: y\r\nX: ccc!!\r\n\r\n", "what one loses the next may have"
+    assert header.rewrite("X", lambda value: value + "!", 0) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "field", "expected"),
     [
