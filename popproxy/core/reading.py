@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from popproxy.core.session import Session
 
 
-class Reading:
+class Reading(ABC):
     """``busy`` while an outcome is awaited: client lines wait in the buffer. They also wait while the client takes no
     replies, and when those the proxy made at once exceed BURST (``pulling``)."""
 
@@ -28,13 +29,13 @@ class Reading:
         self._running = False
         self._said = 0
 
+    @abstractmethod
     def _line(self, line: bytes) -> None:
         """A line, its end included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _long(self) -> bool:
         """Whether the line that is on its way may be as long as those of AUTH."""
-        raise NotImplementedError
 
     def suspend(self) -> None:
         """Let the client's lines wait for an outcome."""

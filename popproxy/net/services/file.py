@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from popproxy.api.services import Counter, FileFailed, LineError, Log, Threads, Unavailable
 
@@ -50,8 +50,7 @@ class File(Generic[T]):
         """See api.WatchedFile."""
         if self._value is None and not self.version:
             raise RuntimeError(f"{self._path} is not loaded")
-        value: Any = self._value
-        return value  # type: ignore[no-any-return]
+        return cast(T, self._value)
 
     async def load(self) -> None:
         """The first time. Raises FileFailed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from typing import Any, Final
 
 from popproxy.wire.sasl import gs2
@@ -51,8 +52,9 @@ class _TokenServer(ServerMechanism):
         self._over = True
         return Complete(self._read(message))
 
+    @abstractmethod
     def _read(self, message: bytes) -> Identity:
-        raise NotImplementedError
+        """Who logs in, by what token. Raises SaslError."""
 
 
 class OAuthBearerServer(_TokenServer):
