@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from popproxy.api.cache import Cache
 from popproxy.api.plugin import Fail
@@ -21,6 +21,9 @@ from popproxy.api.services import (
     StreamFailed,
     Unavailable,
 )
+from popproxy.api.store import Outcome, Step, Stored, StoreFailed
+from popproxy.state.memory import MemoryStore
+from popproxy.state.space import Space
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -333,6 +336,37 @@ class FakeStream:
         self.closed = True
 
 
+class FakeStore:
+    """api.Store in memory, on the clock of the test. While ``down`` it fails as a store does that nobody reaches."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._space = Space(MemoryStore(clock.now), "test")
+        self.down = False
+        self.runs = 0
+
+    async def run(self, *steps: Step[Any]) -> Outcome:
+        """See api.Store. ``runs`` counts the calls."""
+        self.runs += 1
+        if self.down:
+            raise StoreFailed("the store is down")
+        return await self._space.run(*steps)
+
+    def post(self, *steps: Step[Any]) -> None:
+        """See api.Store. While it is down, what is posted is lost."""
+        if not self.down:
+            self._space.post(*steps)
+
+    def release(self, outcome: Outcome) -> None:
+        """See api.Store."""
+        self._space.release(outcome)
+
+    async def scan(self, prefix: str, most: int = 1000) -> list[Stored]:
+        """See api.Store."""
+        if self.down:
+            raise StoreFailed("the store is down")
+        return await self._space.scan(prefix, most)
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What is outside of a play: host names, who answers HTTP, and who speaks at which address of a stream."""
@@ -354,6 +388,7 @@ class FakeServices:
         self.resolver = FakeResolver(world.names)
         self.http = FakeHttp(world.http)
         self.threads = FakeThreads()
+        self.store = FakeStore(clock)
         self.streams: list[FakeStream] = []
         self._world = world
         self._loads: dict[str, Counter] = {}

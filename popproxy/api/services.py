@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from popproxy.api.plugin import Fail
+    from popproxy.api.store import Store
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -274,6 +275,11 @@ class Services(Protocol):
     @property
     def threads(self) -> Threads:
         """Work that would block."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """What all workers know together."""
         ...
 
     def lookup(

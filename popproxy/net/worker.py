@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
@@ -38,6 +38,8 @@ from popproxy.net.services import PluginServices, Pool
 from popproxy.net.spool import Spools
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 from popproxy.net.watch import UpstreamWatch
+from popproxy.state.memory import MemoryStore
+from popproxy.state.space import Backend, Space
 
 _LAG_SECONDS = 0.1
 _START_SECONDS = 30.0
@@ -77,6 +79,7 @@ class Worker:
         self._contexts: dict[TlsPlan, tuple[ssl.SSLContext, list[CertificateFiles]]] = {}
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._threads = Pool()
+        self._store: Backend = MemoryStore(time)
         self._own = OwnAddresses()
         self._lag: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
@@ -180,7 +183,7 @@ class Worker:
         name, plugin = subscriber.name, subscriber.plugin
         self._metrics.hooks(name, [hook for hook in HOOKS if subscribes(plugin, hook)])
         log, metrics, table = self._log.plugin(name), self._metrics.plugin(name), (subscriber.fail, subscriber.deadline)
-        services = PluginServices(log, metrics, self._threads, self.spawn, *table)
+        services = PluginServices(log, metrics, self._threads, Space(self._store, name), self.spawn, *table)
         # Noted before it is started: stop() is promised also after a failed start.
         self._started.append((subscriber, services))
         error = await self._contained(lambda: plugin.start(services), max(subscriber.deadline, _START_SECONDS))

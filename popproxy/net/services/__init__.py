@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from popproxy.api.cache import Cache
 from popproxy.api.plugin import Fail
 from popproxy.api.services import Clock, Counter, Http, Log, Metrics, Resolver, Stream, Threads, WatchedFile
+from popproxy.api.store import Store
 from popproxy.net.services.file import File
 from popproxy.net.services.http import HttpClient
 from popproxy.net.services.lookup import SingleFlight
@@ -63,7 +64,14 @@ class PluginServices:
     """api.Services of one plugin. ``threads`` belong to the worker; ``spawn`` is the worker's."""
 
     def __init__(
-        self, log: Log, metrics: Metrics, threads: Pool, spawn: Spawn, fail: Fail, deadline: float
+        self,
+        log: Log,
+        metrics: Metrics,
+        threads: Pool,
+        store: Store,
+        spawn: Spawn,
+        fail: Fail,
+        deadline: float,
     ) -> None:
         self.fail = fail
         self.deadline = deadline
@@ -72,6 +80,7 @@ class PluginServices:
         self.clock: Clock = WorkerClock()
         self.resolver: Resolver = LoopResolver()
         self.threads: Threads = threads
+        self.store = store
         self._client = HttpClient()
         self.http: Http = self._client
         self._connections = Connections()

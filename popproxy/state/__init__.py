@@ -1,0 +1,1 @@
+"""FLOOR 2: api.Store for one worker (memory), the workers of a host (sqlite), a fleet (redis)."""
