@@ -6,7 +6,7 @@ from popproxy.api.explained import Explained
 from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
 from popproxy.api.names import ConfigNames, Problem
-from popproxy.api.options import ReadableFile
+from popproxy.api.options import Duration, Network, Octets, ReadableFile
 from popproxy.api.patterns import bounded_pattern
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
 from popproxy.api.services import (
@@ -104,6 +104,7 @@ __all__ = [
     "Credentials",
     "Digest",
     "Drop",
+    "Duration",
     "Edit",
     "Explained",
     "External",
@@ -134,6 +135,8 @@ __all__ = [
     "MessageVerdict",
     "MessageView",
     "Metrics",
+    "Network",
+    "Octets",
     "Outcome",
     "Password",
     "Plugin",

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 
+from popproxy.api.options import shown
 from popproxy.config.budgets import Limits, Timeouts
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.problems import Wrong
 from popproxy.config.secrets import Secret
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import BindAddress
-from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word, shown
+from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word
 from popproxy.core.announce import RELAYED
 from popproxy.wire.commands import FENCEABLE, VERBS
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from popproxy.api.options import Wrong as Wrong
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
@@ -42,12 +44,3 @@ class ConfigError(Exception):
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
-
-
-class Wrong(ValueError):
-    """A value that cannot be used, raised by the parser of one value: what is wrong and what to write instead."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint

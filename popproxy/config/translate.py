@@ -15,9 +15,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from popproxy.api.options import Wrong, shown
 from popproxy.api.plugin import PluginConfig
-from popproxy.config.problems import Wrong
-from popproxy.config.values import shown
 
 TABLE_KEYS = ["use", "name", "when", "fail", "deadline"]
 """Keys of every plugin table, beside the plugin's own."""

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
+from popproxy.api.options import shown
 from popproxy.config.listener import Certificate
 from popproxy.config.problems import Wrong
 from popproxy.config.urls import Server, ServerUrl, parse_server
-from popproxy.config.values import Duration, Many, Model, ReadableFile, shown
+from popproxy.config.values import Duration, Many, Model, ReadableFile
 from popproxy.core.plan import Mechanism
 
 

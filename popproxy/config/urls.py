@@ -13,8 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import PlainValidator, WithJsonSchema
 
-from popproxy.config.problems import Wrong
-from popproxy.config.values import shown
+from popproxy.api.options import Wrong, shown
 from popproxy.core.plan import LegTls
 
 SCHEMES: dict[str, tuple[LegTls, int]] = {

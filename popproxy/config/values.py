@@ -1,4 +1,4 @@
-"""The kinds of values a config is made of: names, durations, sizes, networks, addresses, files, lists.
+"""The kinds of values a config is made of: names, durations, sizes, networks (as plugins have them), files, lists.
 
 Every parser raises Wrong, which carries what to write instead. Models are frozen, strict (TOML has types: no
 ``"1"`` for 1) and refuse unknown keys.
@@ -6,16 +6,18 @@ Every parser raises Wrong, which carries what to write instead. Models are froze
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationInfo, WithJsonSchema
 
-from popproxy.config.problems import Wrong
+from popproxy.api.options import Duration as Duration
+from popproxy.api.options import Network as Network
+from popproxy.api.options import Octets, Wrong, shown
+
+Size = Octets
 
 
 class Model(BaseModel):
@@ -75,88 +77,6 @@ def _word(value: object) -> str:
 
 Name = Annotated[str, PlainValidator(name), WithJsonSchema({"type": "string", "pattern": f"^{_NAME.pattern}$"})]
 Word = Annotated[str, PlainValidator(_word), WithJsonSchema({"type": "string", "pattern": f"^{_WORD.pattern}$"})]
-
-
-def shown(value: object) -> str:
-    """A value of a key that holds no secret, for a message."""
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return text if len(text) <= 70 else text[:66] + "..." + text[:1]
-
-
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LONGEST = 366 * 86400.0
-
-
-def duration(value: object) -> float:
-    """Seconds of ``600``, ``1.5``, ``"600s"``, ``"10m"``, ``"1h30m"``. Raises Wrong."""
-    hint = 'write seconds (600) or a string like "90s", "10m", "1h30m"'
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise Wrong(f"{shown(value)} is no duration", hint)
-    if isinstance(value, str):
-        if _DURATION.fullmatch(value) is None:
-            raise Wrong(f"{shown(value)} is no duration", hint)
-        value = sum(float(count) * _SECONDS[unit] for count, unit in _DURATION_PART.findall(value))
-    if not math.isfinite(value) or not 0 < value <= _LONGEST:
-        raise Wrong(f"{shown(value)} seconds are out of range", "write more than 0 and at most 366 days")
-    return float(value)
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(duration),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0},
-                {"type": "string", "pattern": f"^{_DURATION.pattern}$"},
-            ]
-        }
-    ),
-]
-
-_SIZE = re.compile(r"(\d+) ?(B|KiB|MiB|GiB|kB|MB|GB)")
-_OCTETS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def size(value: object) -> int:
-    """Octets of ``65536`` or ``"64KiB"``. Raises Wrong."""
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is not None:
-        return int(found[1]) * _OCTETS[found[2]]
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise Wrong(f"{shown(value)} is no size", 'write octets (65536) or a string like "64KiB", "1MiB"')
-
-
-Size = Annotated[
-    int,
-    BeforeValidator(size),
-    WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}
-    ),
-]
-
-
-def network(value: object) -> IPv4Network | IPv6Network:
-    """The network of ``"10.0.0.0/8"`` or a single address. Raises Wrong."""
-    if not isinstance(value, str):
-        raise Wrong(f"{shown(value)} is no network", 'write a string like "10.0.0.0/8" or "2001:db8::/32"')
-    try:
-        return ip_network(value)
-    except ValueError:
-        pass
-    try:
-        wider = ip_network(value, strict=False)
-    except ValueError:
-        raise Wrong(f"{shown(value)} is no network", 'write it like "10.0.0.0/8" or "2001:db8::/32"') from None
-    raise Wrong(f"{shown(value)} has bits set behind its prefix", f'write "{wider}"')
-
-
-Network = Annotated[
-    IPv4Network | IPv6Network, PlainValidator(network), WithJsonSchema({"type": "string", "format": "ip-network"})
-]
 
 
 def _path(value: object, info: ValidationInfo) -> Path:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from popproxy.api.options import duration, network, shown, size
 from popproxy.config.problems import Wrong
-from popproxy.config.values import duration, line_text, name, network, shown, size
+from popproxy.config.values import line_text, name
 
 
 @pytest.mark.parametrize(
