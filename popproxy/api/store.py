@@ -32,7 +32,15 @@ the hard ones are granted, else only told. ``force``: taken whatever the limit: 
 
 
 class StoreFailed(Unavailable):
-    """The store cannot answer now. Whether what was asked was done is not known."""
+    """The store cannot answer now. Whether what was asked was done is not known.
+
+    ``kind`` is one of ``unreachable``, ``timeout``, ``refused``, ``busy``, ``full``, ``read_only``, ``broken``,
+    ``resting`` (it failed just now), ``closed`` and ``fault`` (of ours).
+    """
+
+    def __init__(self, text: str, kind: str = "unreachable") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
