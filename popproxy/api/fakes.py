@@ -12,6 +12,9 @@ from typing import Any, Generic, TypeVar
 from popproxy.api.cache import Cache
 from popproxy.api.plugin import Fail
 from popproxy.api.services import (
+    DECISIONS,
+    LABEL_WORD,
+    LIMITED,
     Body,
     Counter,
     FileFailed,
@@ -91,10 +94,13 @@ class FakeCounter:
 
 
 class FakeMetrics:
-    """api.Metrics. ``counters`` holds every counter by its name and label value (``""`` without a label)."""
+    """api.Metrics. ``counters`` holds every counter by its name and label value (``""`` without a label), ``decided``
+    those of rules by rule and action, ``limited`` those of limits by limit and result."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], FakeCounter] = {}
+        self.decided: dict[tuple[str, str], FakeCounter] = {}
+        self.limited: dict[tuple[str, str], FakeCounter] = {}
 
     def counter(self, name: str, help: str, label: str = "", values: Sequence[str] = ()) -> dict[str, Counter]:
         """See api.Metrics. Raises ValueError for a name made twice, and for a label without values or the reverse."""
@@ -105,6 +111,25 @@ class FakeMetrics:
         made = {value: FakeCounter() for value in (values or ("",))}
         self.counters.update({(name, value): counter for value, counter in made.items()})
         return dict[str, Counter](made)
+
+    def decisions(self, rules: Sequence[str], actions: Sequence[str]) -> dict[str, dict[str, Counter]]:
+        """See api.Metrics. Raises ValueError for an action that is none."""
+        if not {*actions} <= {*DECISIONS}:
+            raise ValueError(f"actions are some of {', '.join(DECISIONS)}")
+        return _grid(self.decided, rules, actions)
+
+    def limits(self, names: Sequence[str]) -> dict[str, dict[str, Counter]]:
+        """See api.Metrics."""
+        return _grid(self.limited, names, LIMITED)
+
+
+def _grid(
+    kept: dict[tuple[str, str], FakeCounter], names: Sequence[str], values: Sequence[str]
+) -> dict[str, dict[str, Counter]]:
+    wrong = [name for name in names if not LABEL_WORD.fullmatch(name)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no name for a label: write 1 to 40 of a-z, 0-9, _ and -")
+    return {name: {value: kept.setdefault((name, value), FakeCounter()) for value in values} for name in names}
 
 
 class FakeResolver:

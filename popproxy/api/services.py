@@ -6,6 +6,7 @@ Whatever reaches outside has a deadline and bounds of its own, and fails with Un
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -21,6 +22,13 @@ V = TypeVar("V")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 K_contra = TypeVar("K_contra", bound=Hashable, contravariant=True)
+
+DECISIONS = ("allow", "deny", "hide", "rewrite", "delay", "audit")
+"""What a rule may do, as it is counted."""
+LIMITED = ("allowed", "denied", "error", "audited")
+"""How a limit may decide, as it is counted."""
+LABEL_WORD = re.compile(r"[a-z0-9_-]{1,40}")
+"""The name of a rule or a limit in the config."""
 
 Body = bytes | Iterable[bytes] | AsyncIterable[bytes]
 
@@ -124,6 +132,16 @@ class Metrics(Protocol):
 
     def counter(self, name: str, help: str, label: str = "", values: Sequence[str] = ()) -> dict[str, Counter]:
         """``popproxy_plugin_<plugin>_<name>_total``: one bound counter per value; without a label under ``""``."""
+        ...
+
+    def decisions(self, rules: Sequence[str], actions: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
+        """``popproxy_policy_decisions_total``: one bound counter by rule and by action. Rules are names of the config,
+        1 to 40 of ``a-z 0-9 _ -``; actions are some of allow, deny, hide, rewrite, delay, audit. Raises ValueError."""
+        ...
+
+    def limits(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
+        """``popproxy_rate_limit_decisions_total``: one bound counter by limit and by result: allowed, denied, error,
+        audited. Limits are names of the config as in decisions(). Raises ValueError."""
         ...
 
 

@@ -16,6 +16,7 @@ from popproxy.metrics.counters import PluginCounters, PluginMetrics
 from popproxy.metrics.exposition import family
 from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
 from popproxy.metrics.names import LAG, METRICS
+from popproxy.metrics.store import StoreMeter
 
 
 class WorkerMetrics:
@@ -35,7 +36,7 @@ class WorkerMetrics:
     ) -> None:
         self._families = Families()
         self._hooks = Hooks(self._families)
-        self._counters = PluginCounters()
+        self._counters = PluginCounters(self._families)
         self._dropped = dropped
         self._log_records = self._families.counters["log_records_dropped"].bind()
         self._draining = self._families.gauges["draining"].bind()
@@ -63,6 +64,10 @@ class WorkerMetrics:
         if name not in self._upstreams:
             self._upstreams[name] = UpstreamMeter(self._families, name)
         return self._upstreams[name]
+
+    def store(self, kind: str) -> StoreMeter:
+        """The meter of the store, which is of this kind."""
+        return StoreMeter(self._families, kind)
 
     def hooks(self, plugin: str, hooks: Sequence[str]) -> None:
         """Make the series of a configured plugin and the hooks it overrides."""

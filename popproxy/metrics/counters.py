@@ -1,4 +1,5 @@
-"""The counters plugins make for themselves: ``popproxy_plugin_<plugin>_<name>_total``.
+"""The counters of plugins: their own, ``popproxy_plugin_<plugin>_<name>_total``, and those that plugins of one kind
+share, by the names of rules and limits.
 
 Law: name, label and values are fixed when the plugin starts. A reload that asks for the same counter goes on
 with its counts; asking for it in another shape is an error.
@@ -7,37 +8,40 @@ with its counts; asking for it in another shape is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from popproxy.api.services import Counter
-from popproxy.metrics.cells import Block, Scalars, block_of
+from popproxy.api.services import DECISIONS, LABEL_WORD, LIMITED, Counter
+from popproxy.metrics.cells import Block, Families, Scalars, block_of
 from popproxy.metrics.names import PREFIX, RESERVED, Metric
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL = re.compile(r"(?!__)[a-z_][a-z0-9_]*")
 VALUES = 500
-"""The most values one plugin counter may have."""
+"""The most values one plugin counter may have, the most rules or limits of one plugin."""
 
 
 class BoundCounter:
     """api.Counter."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("_at", "_row")
 
-    def __init__(self, row: list[float]) -> None:
-        self._row = row
+    def __init__(self, row: list[float] | list[int], at: int = 0) -> None:
+        self._row: list[Any] = row
+        self._at = at
 
     def inc(self, amount: float = 1) -> None:
         """Add ``amount``. Raises ValueError when it is negative or not a number."""
         if not amount >= 0:
             raise ValueError(f"a counter only goes up; inc({amount!r}) would not")
-        self._row[0] += amount
+        self._row[self._at] += amount
 
 
 class PluginCounters:
-    """The counters of all plugins of a worker."""
+    """The counters of all plugins of a worker. ``house`` has those they share."""
 
-    def __init__(self) -> None:
+    def __init__(self, house: Families | None = None) -> None:
+        self._house = house or Families()
         self._families: dict[str, tuple[str, Scalars[float]]] = {}
 
     def of(self, plugin: str) -> PluginMetrics:
@@ -60,6 +64,24 @@ class PluginCounters:
         self._families[full] = (plugin, family)
         return bound
 
+    def shared(
+        self, metric: str, plugin: str, names: Sequence[str], values: Sequence[str], all_values: Sequence[str]
+    ) -> dict[str, dict[str, Counter]]:
+        """Counters of the house's ``metric`` by name and value. Raises ValueError with what to write instead."""
+        where = f"{metric} of plugin {plugin!r}"
+        unknown = [value for value in values if value not in all_values]
+        if unknown:
+            raise ValueError(f"{where}: {unknown[0]!r} is none of {', '.join(all_values)}")
+        wrong = [name for name in names if not LABEL_WORD.fullmatch(name)]
+        if wrong:
+            raise ValueError(f"{where}: {wrong[0]!r} is no name for a label: write 1 to 40 of a-z, 0-9, _ and -")
+        if len(names) > VALUES:
+            raise ValueError(f"{where} has {len(names)} names; {VALUES} is the most")
+        rows = {name: self._house.counters[metric].bind(plugin, name) for name in names}
+        return {
+            name: {value: BoundCounter(row, all_values.index(value)) for value in values} for name, row in rows.items()
+        }
+
     def blocks(self) -> Iterator[Block]:
         """Every counter made so far."""
         for _, family in list(self._families.values()):
@@ -76,6 +98,14 @@ class PluginMetrics:
     def counter(self, name: str, help: str, label: str = "", values: Sequence[str] = ()) -> dict[str, Counter]:
         """``popproxy_plugin_<plugin>_<name>_total``: one bound counter per value; without a label under ``""``."""
         return self._counters.bind(self._plugin, name, help, label, values if label or values else ("",))
+
+    def decisions(self, rules: Sequence[str], actions: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
+        """See api.Metrics."""
+        return self._counters.shared("policy_decisions", self._plugin, rules, actions, DECISIONS)
+
+    def limits(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
+        """See api.Metrics."""
+        return self._counters.shared("rate_limit_decisions", self._plugin, names, LIMITED, LIMITED)
 
 
 def _check(where: str, name: str, label: str, values: Sequence[str]) -> None:

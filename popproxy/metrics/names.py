@@ -14,6 +14,7 @@ from math import prod
 from typing import Literal, get_args
 
 from popproxy.api.plugin import HOOKS
+from popproxy.api.services import DECISIONS, LIMITED
 from popproxy.wire.commands import VERB_NAMES
 from popproxy.wire.proxyline import Reason
 
@@ -160,6 +161,9 @@ RETRIES: Values = (
 TURNS: Values = ("up", "down")
 QUEUED: Values = ("ok", "timeout", "full", "gone")
 SIDES: Values = ("client", "upstream")
+STORE_ERRORS: Values = (
+    "unreachable", "timeout", "refused", "auth", "busy", "loading", "full", "read_only", "protocol", "broken", "fault",
+)  # fmt: skip
 
 _MODE = enum("mode", *TLS_MODES)
 _SESSION_STATE = enum("state", "authorization", "transaction", "update", OTHER)
@@ -183,6 +187,7 @@ SIZES = tuple(256.0 * 4**n for n in range(11))
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 _L, _U, _S, _P = ("listener",), ("upstream",), ("upstream", "server"), ("plugin", "hook")
+_STORE = ("store",)
 _TABLE: tuple[Metric, ...] = (
     Metric(
         "build_info", "gauge", "Always 1; the labels tell what runs.",
@@ -303,6 +308,27 @@ _TABLE: tuple[Metric, ...] = (
         (enum("action", *PLUGIN_ACTIONS, OTHER),), start={"action": PLUGIN_ACTIONS},
     ),
     Metric(
+        "policy_decisions", "counter", "What the rules of a policy decided.", ("plugin", "rule"),
+        (enum("action", *DECISIONS),), start={},
+    ),
+    Metric(
+        "rate_limit_decisions", "counter", "What limits decided.", ("plugin", "limit"),
+        (enum("result", *LIMITED),), start={},
+    ),
+    Metric(
+        "rate_limit_store_duration_seconds", "histogram", "One run of steps in the store.", _STORE, buckets=SHORT,
+        start={},
+    ),
+    Metric(
+        "store_errors", "counter", "Round trips to the store that failed, by what was wrong.", _STORE,
+        (enum("reason", *STORE_ERRORS, OTHER),), start={},
+    ),
+    Metric("store_up", "gauge", "1 while the store answers.", _STORE, merge="min", start={}),
+    Metric(
+        "store_posts_lost", "counter", "What was to be written later and found no room while the store was down.",
+        _STORE, start={},
+    ),
+    Metric(
         "spooled_bytes", "gauge", "Octets of messages that wait in a spool.", (),
         (enum("place", "memory", "disk"),), start={},
     ),
@@ -322,19 +348,27 @@ RESERVED: frozenset[str] = frozenset(metric.full_name for metric in _TABLE)
 
 
 def ceiling(
-    listeners: int, upstreams: int, plugins: int, hooks: int = len(HOOKS), certificates: int = 1, servers: int = 1
+    listeners: int,
+    upstreams: int,
+    plugins: int,
+    hooks: int = len(HOOKS),
+    certificates: int = 1,
+    servers: int = 1,
+    rules: int = 8,
+    limits: int = 4,
 ) -> int:
     """The most samples /metrics can ever hold for a config of this size, whatever peers send.
 
     ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener, ``servers`` those of each
-    upstream; one hook more stands for
-    plugins that are not configured. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the
+    upstream; one hook more stands for plugins that are not configured. ``rules`` and ``limits`` are those of all
+    plugins together. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the
     counters plugins make for themselves.
     """
     sizes = {"listener": listeners, "upstream": upstreams, "plugin": plugins, "hook": hooks, "name": certificates}
-    sizes["server"] = servers
+    sizes |= {"server": servers, "rule": rules, "limit": limits}
     total = 0
     for metric in _TABLE:
-        keys = prod(sizes.get(name, 1) for name in metric.key) + ("plugin" in metric.key)
+        key = [name for name in metric.key if name != "plugin" or "hook" in metric.key]
+        keys = prod(sizes.get(name, 1) for name in key) + ("hook" in metric.key)
         total += keys * len(metric.rows) * metric.samples
     return total

@@ -481,6 +481,21 @@ def test_counters_are_strict() -> None:
         made["y"].inc(-1)
 
 
+def test_decisions_and_limits_can_be_read() -> None:
+    metrics = FakeMetrics()
+    metrics.decisions(["archive"], ["deny", "audit"])["archive"]["deny"].inc()
+    metrics.limits(["per-user"])["per-user"]["error"].inc()
+    assert {key: counter.value for key, counter in metrics.decided.items()} == {
+        ("archive", "deny"): 1, ("archive", "audit"): 0,
+    }  # fmt: skip
+    assert metrics.limited["per-user", "error"].value == 1
+    assert {result for _, result in metrics.limited} == {"allowed", "denied", "error", "audited"}
+    with pytest.raises(ValueError, match="actions are some of"):
+        metrics.decisions(["archive"], ["forbid"])
+    with pytest.raises(ValueError, match="is no name for a label"):
+        metrics.limits(["Per User"])
+
+
 def test_the_resolver_knows_what_it_is_given() -> None:
     resolver = FakeResolver({"a": ["192.0.2.1"]})
     assert asyncio.run(resolver.addresses("a")) == ["192.0.2.1"]

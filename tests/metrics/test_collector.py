@@ -79,6 +79,25 @@ def test_dropped_log_records_are_asked_for_at_each_scrape() -> None:
     assert registry.get_sample_value("popproxy_log_records_dropped_total") == 7
 
 
+def test_the_store() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    assert not [name for name, _ in series(registry) if "store" in name]
+    meter = metrics.store("sqlite")
+    assert registry.get_sample_value("popproxy_store_errors_total", {"store": "sqlite", "reason": "full"}) == 0
+    meter.took(0.002)
+    meter.failed("full")
+    meter.failed("something new")
+    meter.lost(3)
+    for up in (True, False):
+        meter.up(up)
+        assert registry.get_sample_value("popproxy_store_up", {"store": "sqlite"}) == up
+    assert registry.get_sample_value("popproxy_store_errors_total", {"store": "sqlite", "reason": "full"}) == 1
+    assert registry.get_sample_value("popproxy_store_errors_total", {"store": "sqlite", "reason": "_other"}) == 1
+    assert registry.get_sample_value("popproxy_store_posts_lost_total", {"store": "sqlite"}) == 3
+    assert registry.get_sample_value("popproxy_rate_limit_store_duration_seconds_sum", {"store": "sqlite"}) == 0.002
+
+
 def test_draining_and_lag() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
@@ -127,7 +146,7 @@ def test_everything_touched_is_every_metric_and_the_ceiling() -> None:
     found = series(registry)
     own = {item for item in found if not item[0].startswith("popproxy_plugin_headers_found")}
     own = {item for item in own if not item[0].startswith("popproxy_plugin_policy_found")}
-    assert len(own) == ceiling(len(LISTENERS), len(UPSTREAMS), len(PLUGINS))
+    assert len(own) == ceiling(len(LISTENERS), len(UPSTREAMS), len(PLUGINS), rules=4, limits=2)
     assert {family.name for family in registry.collect()} >= {metric.full_name for metric in METRICS.values()}
     assert len(found - own) == 6
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from popproxy.api.services import Metrics
+from popproxy.metrics.cells import Families
 from popproxy.metrics.counters import VALUES, PluginCounters
 
 
@@ -84,3 +85,31 @@ def test_two_plugins_cannot_share_a_counter() -> None:
     counters.of("a-b").counter("found", "Found.")
     with pytest.raises(ValueError, match="rename one of the plugins"):
         counters.of("a_b").counter("found", "Found.")
+
+
+def test_rules_and_limits_are_counted_by_their_names() -> None:
+    house = Families()
+    metrics: Metrics = PluginCounters(house).of("policy")
+    decided = metrics.decisions(["archive", "office-only"], ["deny", "audit"])
+    assert {rule: [*actions] for rule, actions in decided.items()} == {
+        "archive": ["deny", "audit"], "office-only": ["deny", "audit"],
+    }  # fmt: skip
+    decided["office-only"]["deny"].inc()
+    metrics.decisions(["office-only"], ["deny"])["office-only"]["deny"].inc()
+    metrics.limits(["per-user"])["per-user"]["error"].inc(3)
+    found = {block[1]: {series for series in block[-1] if series[1]} for block in house.blocks()}
+    assert found["popproxy_policy_decisions"] == {(("policy", "office-only", "deny"), 2)}
+    assert found["popproxy_rate_limit_decisions"] == {(("policy", "per-user", "error"), 3)}
+
+
+def test_what_no_label_may_hold_is_refused() -> None:
+    metrics = PluginCounters().of("policy")
+    with pytest.raises(ValueError, match="'forbid' is none of allow, deny"):
+        metrics.decisions(["a"], ["forbid"])
+    for name in ("", "Archive", "a" * 41, 'x"y', "a\n"):
+        with pytest.raises(ValueError, match="write 1 to 40 of a-z"):
+            metrics.decisions([name], ["deny"])
+        with pytest.raises(ValueError, match="write 1 to 40 of a-z"):
+            metrics.limits([name])
+    with pytest.raises(ValueError, match="500 is the most"):
+        metrics.limits([f"n{number}" for number in range(VALUES + 1)])

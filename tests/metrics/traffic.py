@@ -3,6 +3,7 @@
 from typing import get_args
 
 from popproxy.api.plugin import HOOKS
+from popproxy.api.services import DECISIONS
 from popproxy.metrics import WorkerMetrics
 from popproxy.metrics.meters import DialPhase, TlsMode
 from popproxy.metrics.names import METRICS, OTHER, OUTCOMES, STATES
@@ -31,6 +32,14 @@ def touch(metrics: WorkerMetrics) -> None:
     for plugin in PLUGINS:
         metrics.hooks(plugin, HOOKS)
         metrics.plugin(plugin).counter("found", 'Found "this" \\ that.', "rule", ['a"b', "c\\d", "e\nf"])['a"b'].inc()
+        metrics.plugin(plugin).decisions(["spam-2", "_x"], DECISIONS)["spam-2"]["deny"].inc()
+        metrics.plugin(plugin).limits(["per_user"])["per_user"]["denied"].inc()
+    store = metrics.store("redis")
+    store.took(0.0004)
+    store.up(True)
+    store.lost(2)
+    for reason in words("store_errors", "reason"):
+        store.failed(reason)
     for name in LISTENERS:
         touch_listener(metrics, name)
     for name in UPSTREAMS:
