@@ -25,6 +25,8 @@ LONGEST_KEY = 1024
 """Characters of a key."""
 LONGEST_LIFE = 10 * 366 * 86400.0
 """Seconds that something is kept at most."""
+MOST = 2**52
+"""Limits and amounts are no larger: stores count in floats."""
 
 Mode = Literal["hard", "soft", "force"]
 """How a claim counts. ``hard``: without room for it nothing of the run is claimed. ``soft``: taken if there is room and
@@ -94,8 +96,7 @@ class Room:
 
 
 class Step(Generic[T_co]):
-    """One thing to do; ``outcome[step]`` is what came of it. A step is known by its identity: make a new one each time.
-    """
+    """One thing to do; ``outcome[step]`` is what came of it. Known by its identity: make a new one for each run."""
 
     __slots__ = ()
 
@@ -162,14 +163,13 @@ class Spend(Step[Room]):
 
     def __post_init__(self) -> None:
         _check_key(self.key)
-        if self.amount < 0:
-            raise ValueError(f"Spend: amount={self.amount} is negative")
+        if not 0 <= self.amount <= MOST:
+            raise ValueError(f"Spend: amount={self.amount}; write 0 to {MOST}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lease(Step[Room]):
-    """Hold one of ``limit`` places until the outcome is released. A worker that dies gives back what it held by itself.
-    """
+    """Hold one of ``limit`` places until the outcome is released. What a worker held that died is given back."""
 
     key: str
     limit: int
@@ -177,8 +177,8 @@ class Lease(Step[Room]):
 
     def __post_init__(self) -> None:
         _check_key(self.key)
-        if self.limit < 0:
-            raise ValueError(f"Lease: limit={self.limit} is negative")
+        if not 0 <= self.limit <= MOST:
+            raise ValueError(f"Lease: limit={self.limit}; write 0 to {MOST}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +241,8 @@ def check_steps(steps: Sequence[Step[Any]]) -> None:
 
 def _check_window(window: Window) -> None:
     kind = type(window).__name__
-    if window.limit < 0:
-        raise ValueError(f"{kind}: limit={window.limit} is negative")
+    if not 0 <= window.limit <= MOST:
+        raise ValueError(f"{kind}: limit={window.limit}; write 0 to {MOST}")
     if not 0 < window.seconds < inf or window.seconds * 2 > LONGEST_LIFE:
         raise ValueError(f"{kind}: seconds={window.seconds} is no period")
 

@@ -6,26 +6,28 @@ What has ended is forgotten when its time comes up, a few keys with every run: m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Any
 
-from popproxy.api.store import Drop, Get, Lease, Mark, Outcome, Put, Room, Spend, Step, Stored, Window
-from popproxy.state.windows import Level, added, life, moved, room, used
+from popproxy.api.store import Mark, Outcome, Step, Stored, Window
+from popproxy.state.doing import do
+from popproxy.state.holding import Holding
+from popproxy.state.windows import Level, ends
 
 _SWEEP = 8
-"""Keys looked at with each run; each run makes fewer than that, so none stays for long."""
+"""Keys looked at with each run, and two for each of its steps: more than it makes, so none stays for long."""
+_STALE = 64
+"""Notes of ends in vain that may always be there; above it as many as there are keys."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """What is at a key until ``ends``: a value, marks by member with their ends, or the level of a window."""
+    """What is at a key until ``ends``; ``due`` is the end that is noted for it, at or before ``ends``."""
 
     ends: float
-    value: bytes = b""
-    marks: dict[bytes, float] = field(default_factory=dict[bytes, float])
-    level: Level | None = None
-    window: Window | None = None
+    content: bytes | dict[bytes, float] | tuple[Window, Level]
+    due: float = 0.0
 
 
 class MemoryStore:
@@ -35,19 +37,18 @@ class MemoryStore:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._ends: list[tuple[float, str]] = []
-        self._leases: dict[str, int] = {}
-        self._held: dict[int, tuple[str, ...]] = {}
-        self._tickets = 0
+        self._holding = Holding()
 
     def __len__(self) -> int:
         """Keys that are kept."""
-        return len(self._entries) + len(self._leases)
+        return len(self._entries) + len(self._holding)
 
     async def open(self) -> None:
         """See Backend."""
 
     async def close(self) -> None:
         """See Backend."""
+        self._holding.clear()
 
     async def run(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
         """See Backend. It never fails and never waits."""
@@ -59,111 +60,102 @@ class MemoryStore:
 
     def release(self, ticket: int) -> None:
         """See Backend."""
-        for key in self._held.pop(ticket, ()):
-            left = self._leases[key] - 1
-            if left:
-                self._leases[key] = left
-            else:
-                del self._leases[key]
+        self._holding.release(ticket)
+        self._holding.settle()
 
     async def scan(self, space: str, prefix: str, most: int) -> list[Stored]:
         """See Backend."""
         now = self._clock()
-        begin = space + prefix
-        found = sorted(
-            key
+        found = [
+            Stored(key[len(space) :], entry.content, entry.ends - now)
             for key, entry in self._entries.items()
-            if key.startswith(begin) and entry.ends > now and entry.level is None and not entry.marks
-        )
-        entries = [(key, self._entries[key]) for key in found[:most]]
-        return [Stored(key[len(space) :], entry.value, entry.ends - now) for key, entry in entries]
+            if key.startswith(space + prefix) and entry.ends > now and isinstance(entry.content, bytes)
+        ]
+        return sorted(found, key=lambda stored: stored.key)[:most]
 
     def do(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
         """All of ``steps``, as one."""
         now = self._clock()
-        self._sweep(now)
-        claims = [step for step in steps if isinstance(step, Spend | Lease)]
-        rooms = [self._room(space + claim.key, claim, now) for claim in claims]
-        granted = all(found.ok or claim.mode != "hard" for claim, found in zip(claims, rooms, strict=True))
-        results: dict[int, Any] = {}
-        held: list[str] = []
-        for claim, found in zip(claims, rooms, strict=True):
-            taken = claim.mode == "force" or (granted and found.ok)
-            results[id(claim)] = self._take(space + claim.key, claim, found, now, held) if taken else found
-        for step in steps:
-            if isinstance(step, Get | Put | Drop | Mark):
-                results[id(step)] = self._do(space + step.key, step, now)
-        ticket = 0
-        if held:
-            ticket = self._tickets = self._tickets + 1
-            self._held[ticket] = tuple(held)
-        return Outcome(granted, now, results, ticket)
+        self._sweep(now, _SWEEP + 2 * len(steps))
+        done = do(self, space, steps, now)
+        results = {id(step): result for step, result in zip(steps, done.results, strict=True)}
+        return Outcome(done.granted, now, results, self._holding.take(done.held))
 
-    def _room(self, key: str, claim: Spend | Lease, now: float) -> Room:
-        if isinstance(claim, Lease):
-            count = self._leases.get(key, 0)
-            return Room(count < claim.limit, count, claim.limit)
-        return room(claim.window, self._level(key, claim.window, now), claim.amount, now)
+    def level(self, key: str, window: Window, now: float) -> Level | None:
+        """See Table."""
+        content = self._content(key, now)
+        return content[1] if isinstance(content, tuple) and content[0] == window else None
 
-    def _take(self, key: str, claim: Spend | Lease, found: Room, now: float, held: list[str]) -> Room:
-        if isinstance(claim, Lease):
-            count = self._leases[key] = self._leases.get(key, 0) + 1
-            held.append(key)
-            return Room(found.ok, count, claim.limit)
-        if claim.amount:
-            level = added(self._level(key, claim.window, now), claim.amount)
-            entry = _Entry(now + life(claim.window), level=level, window=claim.window)
-            self._keep(key, entry)
-            return Room(found.ok, round(used(claim.window, level, now)), claim.window.limit, found.wait)
-        return found
+    def keep(self, key: str, window: Window, level: Level) -> None:
+        """See Table."""
+        self._set(key, _Entry(ends(window, level), (window, level)))
 
-    def _level(self, key: str, window: Window, now: float) -> Level:
-        entry = self._entries.get(key)
-        return moved(window, entry.level if entry is not None and entry.window == window else None, now)
+    def places(self, key: str, now: float) -> int:
+        """See Table."""
+        return self._holding.count(key)
 
-    def _do(self, key: str, step: Get | Put | Drop | Mark, now: float) -> bytes | bool | int | None:
-        if isinstance(step, Mark):
-            return self._mark(key, step, now)
-        entry = self._entries.get(key)
-        alive = entry is not None and entry.ends > now
-        if isinstance(step, Get):
-            return entry.value if entry is not None and alive else None
-        if isinstance(step, Drop):
-            self._entries.pop(key, None)
-            return alive
-        if step.absent and alive:
+    def take(self, key: str) -> None:
+        """See Table. It counts when the ticket is made."""
+
+    def value(self, key: str, now: float) -> bytes | None:
+        """See Table."""
+        content = self._content(key, now)
+        return content if isinstance(content, bytes) else None
+
+    def put(self, key: str, value: bytes, end: float) -> None:
+        """See Table."""
+        self._set(key, _Entry(end, value))
+
+    def drop(self, key: str, now: float) -> bool:
+        """See Table."""
+        content = self._content(key, now)
+        if content is None or isinstance(content, tuple):
             return False
-        self._keep(key, _Entry(now + step.seconds, step.value))
+        del self._entries[key]
         return True
 
-    def _mark(self, key: str, mark: Mark, now: float) -> int:
-        entry = self._entries.get(key)
-        marks = {} if entry is None else {member: end for member, end in entry.marks.items() if end > now}
+    def mark(self, key: str, mark: Mark, now: float) -> int:
+        """See Table."""
+        content = self._content(key, now)
+        known = content if isinstance(content, dict) else {}
+        marks = {member: end for member, end in known.items() if end > now}
         if mark.member is not None:
             marks[mark.member] = now + mark.seconds
-            while len(marks) > mark.most:
-                del marks[min(marks, key=lambda member: marks[member])]
+            for _, member in sorted((end, member) for member, end in marks.items())[: max(0, len(marks) - mark.most)]:
+                del marks[member]
         if marks:
-            self._keep(key, _Entry(max(marks.values()), marks=marks))
-        else:
-            self._entries.pop(key, None)
+            self._set(key, _Entry(max(marks.values()), marks))
+        elif isinstance(content, dict):
+            del self._entries[key]
         return len(marks)
 
-    def _keep(self, key: str, entry: _Entry) -> None:
+    def _content(self, key: str, now: float) -> bytes | dict[bytes, float] | tuple[Window, Level] | None:
+        entry = self._entries.get(key)
+        return entry.content if entry is not None and entry.ends > now else None
+
+    def _set(self, key: str, entry: _Entry) -> None:
         known = self._entries.get(key)
         self._entries[key] = entry
-        if known is None:
-            heappush(self._ends, (entry.ends, key))
+        if known is not None and known.due <= entry.ends:
+            # What is noted comes up earlier, and is noted again then: a key that is used often is noted seldom.
+            entry.due = known.due
+            return
+        entry.due = entry.ends
+        heappush(self._ends, (entry.due, key))
+        if len(self._ends) > 2 * len(self._entries) + _STALE:
+            self._ends = [(kept.due, key) for key, kept in self._entries.items()]
+            heapify(self._ends)
 
-    def _sweep(self, now: float) -> None:
-        for _ in range(_SWEEP):
+    def _sweep(self, now: float, most: int) -> None:
+        for _ in range(most):
             if not self._ends or self._ends[0][0] > now:
                 return
-            key = heappop(self._ends)[1]
+            due, key = heappop(self._ends)
             entry = self._entries.get(key)
-            if entry is None:
+            if entry is None or entry.due != due:
                 continue
             if entry.ends <= now:
                 del self._entries[key]
             else:
-                heappush(self._ends, (entry.ends, key))
+                entry.due = entry.ends
+                heappush(self._ends, (entry.due, key))

@@ -12,7 +12,7 @@ class Backend(Protocol):
     """A store: memory, sqlite or redis. ``space`` stands before every key. Steps were checked."""
 
     async def open(self) -> None:
-        """Begin. A store that is down is no failure: it is tried again. Raises OSError for one that can never be used."""
+        """Begin. A store that is down is no failure: it is tried again. OSError for one that can never be used."""
         ...
 
     async def close(self) -> None:

@@ -1,6 +1,10 @@
 """What each window is in figures: three numbers that are moved to now, looked at, and added to.
 
 memory and sqlite compute here, redis in Lua; the conformance suite holds them equal.
+
+A clock that goes back frees nothing: what is used stays used. A level that seems to come from more than one window
+ahead was written by a clock that was wrong: it counts as if it were of now, so that no window is closed for longer than
+its own length.
 """
 
 from __future__ import annotations
@@ -8,7 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, inf
 
-from popproxy.api.store import Fixed, Room, Sliding, TokenBucket, Window
+from popproxy.api.store import LONGEST_LIFE, Fixed, Room, Sliding, TokenBucket, Window
+
+_SMALL = 1e-6
+"""Far below one, and above what floats lose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +29,20 @@ class Level:
 
 
 def moved(window: Window, level: Level | None, now: float) -> Level:
-    """``level`` as it is at ``now``; a clock that went back moves nothing. None is an unused window."""
+    """``level`` as it is at ``now``. None is an unused window."""
     if isinstance(window, TokenBucket):
         if level is None:
             return Level(0.0, 0.0, now)
-        at = max(now, level.at)
-        return Level(max(0.0, level.count - (at - level.at) * window.limit / window.seconds), 0.0, at)
+        if level.at > now:
+            return level if level.at - now <= window.seconds else Level(level.count, 0.0, now)
+        return Level(max(0.0, level.count - (now - level.at) * window.limit / window.seconds), 0.0, now)
     period = float(now // window.seconds)
     if level is None:
         return Level(0.0, 0.0, period)
-    if period <= level.at:
+    if level.at - 1 <= period <= level.at:
         return level
+    if period < level.at:
+        return Level(level.count, level.before, period)
     return Level(0.0, level.count if period == level.at + 1 else 0.0, period)
 
 
@@ -43,13 +53,17 @@ def used(window: Window, level: Level, now: float) -> float:
     return level.count
 
 
+def shown(window: Window, level: Level, now: float) -> int:
+    """``used`` as Room says it: rounded up, but a hundred steps of a tenth are ten."""
+    return ceil(used(window, level, now) - _SMALL)
+
+
 def room(window: Window, level: Level, amount: int, now: float) -> Room:
     """Whether ``amount`` more has room; ``level`` was moved to ``now``."""
-    taken = used(window, level, now)
-    # Used is rounded up and compared with a tolerance far below one: a hundred steps of a tenth are ten.
-    if taken + amount <= window.limit + 1e-6:
-        return Room(True, ceil(taken - 1e-6), window.limit)
-    return Room(False, ceil(taken - 1e-6), window.limit, _wait(window, level, amount, now))
+    taken = shown(window, level, now)
+    if used(window, level, now) + amount <= window.limit + _SMALL:
+        return Room(True, taken, window.limit)
+    return Room(False, taken, window.limit, _wait(window, level, amount, now))
 
 
 def added(level: Level, amount: int) -> Level:
@@ -57,9 +71,15 @@ def added(level: Level, amount: int) -> Level:
     return Level(level.count + amount, level.before, level.at)
 
 
-def life(window: Window) -> float:
-    """Seconds after which a level says nothing any more."""
-    return window.seconds * (1 if isinstance(window, TokenBucket) else 2)
+def ends(window: Window, level: Level) -> float:
+    """When ``level`` says nothing any more, seconds since the epoch."""
+    if isinstance(window, Fixed):
+        return (level.at + 1) * window.seconds
+    if isinstance(window, Sliding):
+        return (level.at + 2) * window.seconds
+    # What was forced above the limit takes longer to flow off; from a bucket of nothing it never does.
+    windows = max(1.0, level.count / window.limit) if window.limit else 1.0
+    return level.at + min(LONGEST_LIFE, windows * window.seconds)
 
 
 def _share(window: Fixed | Sliding, level: Level, now: float) -> float:
@@ -68,10 +88,11 @@ def _share(window: Fixed | Sliding, level: Level, now: float) -> float:
 
 
 def _wait(window: Window, level: Level, amount: int, now: float) -> float:
-    if amount > window.limit:
+    if amount > window.limit or not window.limit:
         return inf
     if isinstance(window, TokenBucket):
-        return (level.count + amount - window.limit) * window.seconds / window.limit
+        # Nothing flows off before ``at``, which is behind now when the clock went back.
+        return level.at - now + (level.count + amount - window.limit) * window.seconds / window.limit
     left = (level.at + 1) * window.seconds - now
     if isinstance(window, Fixed):
         return left

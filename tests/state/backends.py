@@ -1,6 +1,6 @@
 """The stores that the conformance suite runs on. A backend is added here and nowhere else.
 
-Each entry makes a rig for one test: an async context manager that gives a ``Rig``.
+An entry of BACKENDS makes a rig for one test: an async context manager that takes a directory and gives a ``Rig``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,25 @@ from pathlib import Path
 from popproxy.state.memory import MemoryStore
 from popproxy.state.space import Backend
 
+LEASE = 1.0
+"""Seconds that an owner lives without a heart-beat in all rigs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """One store for one test. ``move`` lets that many seconds pass by the store's own clock, without waiting where it
-    can be helped; None where the clock is a server's. ``another`` opens the same store as another worker would (closed
-    with the rig); None when there is only one. ``pause`` stops the heart-beat of a worker."""
+    """One store for one test, nothing in it.
+
+    ``move`` lets that many seconds pass by the store's clock: at once, or by waiting where the clock is a server's
+    (then ``exact`` is False; the suite asks for two seconds at most). ``another`` opens the same store as another
+    worker would (closed with the rig); None when a store has one worker only. ``start``: code for another process, an
+    expression of a Backend that is not open yet, whole with its imports (``__import__``); None as before.
+    """
 
     backend: Backend
-    move: Callable[[float], Awaitable[None]] | None
-    another: Callable[[], Awaitable[Backend]] | None
+    move: Callable[[float], Awaitable[None]]
+    exact: bool = True
+    another: Callable[[], Awaitable[Backend]] | None = None
+    start: str | None = None
 
 
 Making = Callable[[Path], AbstractAsyncContextManager[Rig]]
@@ -39,9 +48,14 @@ async def memory(_: Path) -> AsyncIterator[Rig]:
     backend = MemoryStore(lambda: time[0])
     await backend.open()
     try:
-        yield Rig(backend, move, None)
+        yield Rig(backend, move)
     finally:
         await backend.close()
 
 
 BACKENDS: dict[str, Making] = {"memory": memory}
+"""Every store."""
+SHARED: list[str] = []
+"""Those of them that several workers share."""
+EXACT: list[str] = ["memory"]
+"""Those of them whose clock a test can move."""
