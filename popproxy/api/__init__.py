@@ -7,6 +7,7 @@ from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
 from popproxy.api.names import ConfigNames, Problem
 from popproxy.api.options import Duration, Network, Octets, ReadableFile
+from popproxy.api.pace import Pace
 from popproxy.api.patterns import bounded_pattern
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
 from popproxy.api.services import (
@@ -52,10 +53,12 @@ from popproxy.api.verdicts import (
     Answer,
     CommandVerdict,
     ConnectVerdict,
+    Dates,
     Edit,
     Grow,
     Hangup,
     Hide,
+    Keep,
     LoginResultVerdict,
     LoginVerdict,
     MaildropVerdict,
@@ -102,6 +105,7 @@ __all__ = [
     "ConnectVerdict",
     "Counter",
     "Credentials",
+    "Dates",
     "Digest",
     "Drop",
     "Duration",
@@ -120,6 +124,7 @@ __all__ = [
     "Http",
     "HttpFailed",
     "HttpReply",
+    "Keep",
     "Lease",
     "LineError",
     "Log",
@@ -138,6 +143,7 @@ __all__ = [
     "Network",
     "Octets",
     "Outcome",
+    "Pace",
     "Password",
     "Plugin",
     "PluginConfig",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from popproxy.api.fakes import LogLine
+from popproxy.api.pace import Pace
 from popproxy.api.verdicts import Route
 from popproxy.api.views import SessionSummary, SessionView
 
@@ -92,6 +93,8 @@ class Played:
     """Mechanism and result of each attempt."""
     routes: list[Route] = field(default_factory=list[Route])
     """Where each connection upstream was to lead: ``credentials`` is None, ``key`` is what sticky balancing gets."""
+    paces: list[Pace] = field(default_factory=list[Pace])
+    """What the session was told of by ``pace``; a play sends nothing slower for that."""
     judged: list[str] = field(default_factory=list[str])
     """What each connection upstream showed of its server: empty when it serves, else the kind of its fault."""
     commands: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])

@@ -11,7 +11,7 @@ the plugin's failure: ``Fail.OPEN`` goes on as if it had returned None, ``Fail.C
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
@@ -21,6 +21,7 @@ from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Credentials
 from popproxy.api.explained import Explained
 from popproxy.api.names import ConfigNames, Problem
+from popproxy.api.pace import Pace
 from popproxy.api.services import Services
 from popproxy.api.verdicts import (
     CommandVerdict,
@@ -62,8 +63,12 @@ C = TypeVar("C", bound=PluginConfig)
 MECHANISMS: tuple[str, ...] = ("USER", "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP")
 """What ``Plugin.mechanisms`` may hold. ``USER`` stands for passwords: USER and PASS, PLAIN and LOGIN."""
 
-SYNC_ONLY = frozenset({"growth", "wants_message", "open_body", "on_close"})
+SYNC_ONLY = frozenset({"unneeded", "growth", "pace", "wants_message", "open_body", "on_close"})
 REVERSED = frozenset({"on_capabilities", "on_login_result", "on_reply", "open_body", "on_close"})
+OPTIONAL = frozenset(
+    {"growth", "pace", "on_maildrop", "on_command", "on_reply", "wants_message", "open_body", "on_message"}
+)
+"""What ``unneeded`` may hold: the hooks behind the login, but for on_close."""
 
 
 class Plugin(Generic[C]):
@@ -128,11 +133,25 @@ class Plugin(Generic[C]):
     ) -> LoginResultVerdict | Awaitable[LoginResultVerdict]:
         """The upstream has answered. An Answer replaces the text; it cannot turn a failure into a success."""
 
+    def unneeded(self, session: SessionView) -> frozenset[str]:
+        """Names of hooks, of OPTIONAL, that this plugin does not need for this session; asked once, behind the login.
+
+        They are not called and cost nothing, as with ``skips``: octets that nobody looks at pass as fast as without
+        plugins. The answer holds until the session ends."""
+        return frozenset()
+
     def growth(self, session: SessionView) -> int:
         """By how many octets this plugin makes every message of the session longer; asked once, behind the login.
 
         STAT, LIST and RETR then say so without a listing of the maildrop. See Grow for what it binds the plugin to."""
         return 0
+
+    def pace(self, session: SessionView) -> Sequence[Pace]:
+        """How fast octets may go to the client; asked once, behind the login. Of several the slowest counts.
+
+        A Pace that several sessions get is shared by them. While a session has to wait, nothing is read from its
+        upstream, its further commands wait, and no time-out runs."""
+        return ()
 
     def on_maildrop(
         self, session: SessionView, maildrop: MaildropView
@@ -177,7 +196,9 @@ HOOKS: tuple[str, ...] = (
     "on_verifier",
     "on_login",
     "on_login_result",
+    "unneeded",
     "growth",
+    "pace",
     "on_maildrop",
     "on_command",
     "on_reply",

@@ -45,6 +45,7 @@ from popproxy.core.effects import (
     Judge,
     LoginTook,
     Note,
+    Paced,
     Ready,
     Returned,
     SecureClient,
@@ -393,6 +394,8 @@ class _Stage:
             self.session.done(effect.id, outcome)
         elif isinstance(effect, Derive):
             self.session.done(effect.id, effect.derivation.compute())
+        elif isinstance(effect, Paced):
+            self.played.paces += effect.paces
         elif not isinstance(effect, LoginTook | Ready):
             if isinstance(effect, Dial):
                 target = effect.target

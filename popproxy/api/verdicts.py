@@ -75,6 +75,20 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Answer DELE with ``+OK text`` and keep the message: the upstream never hears of it.
+
+    For this client the message is deleted, until RSET: STAT, LIST and UIDL leave it out, RETR, TOP and DELE of it are
+    refused. Only where some plugin's on_maildrop is called in this session: the numbers are the proxy's then.
+    """
+
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        _check("Keep", text=(self.text, str))
+
+
+@dataclass(frozen=True, slots=True)
 class Hangup:
     """Close the client's connection without a word, and the upstream's without QUIT."""
 
@@ -173,6 +187,23 @@ class Grow:
 
 
 @dataclass(frozen=True, slots=True)
+class Dates:
+    """Find out when these messages arrived, then call this hook again: ``MaildropEntry.arrived`` tells it.
+
+    ``messages`` are the upstream's numbers in on_maildrop, the client's in on_command. It costs a ``TOP n 0`` upstream
+    for each, while the client waits; remember dates by unique id. To ask only for messages that are all dated, or not
+    there, is a fault. Only where some plugin's on_maildrop is called in this session.
+    """
+
+    messages: frozenset[int]
+
+    def __post_init__(self) -> None:
+        _check("Dates", messages=(self.messages, frozenset))
+        for number in self.messages:
+            _check("Dates", number=(number, int))
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """Change the header of a spooled message: drop all fields in ``remove``, put ``add`` on top, in this order."""
 
@@ -208,8 +239,10 @@ ConnectVerdict = Refuse | None
 VerifierVerdict = Verifier | Rename | Refuse | None
 LoginVerdict = Refuse | Route | None
 LoginResultVerdict = Answer | None
-MaildropVerdict = Hide | Sizes | Grow | None
-CommandVerdict = Refuse | Rewrite | Answer | Hangup | None
+MaildropVerdict = Hide | Sizes | Grow | Dates | None
+CommandVerdict = Refuse | Rewrite | Answer | Keep | Dates | Hangup | None
 ReplyVerdict = Answer | None
 MessageVerdict = Edit | Replace | Refuse | None
-Verdict = Refuse | Rewrite | Answer | Hangup | Verifier | Rename | Route | Hide | Sizes | Grow | Edit | Replace
+Verdict = (
+    Refuse | Rewrite | Answer | Keep | Hangup | Verifier | Rename | Route | Hide | Sizes | Grow | Dates | Edit | Replace
+)  # fmt: skip

@@ -59,11 +59,17 @@ class TlsView:
 
 @dataclass(frozen=True, slots=True)
 class MaildropEntry:
-    """A message of the upstream's maildrop. ``uid`` is None when the upstream has no UIDL."""
+    """A message of the upstream's maildrop. ``uid`` is None when the upstream has no UIDL.
+
+    ``arrived`` is when, in seconds since the epoch, by the topmost Received field or else Date; None when that is not
+    known. ``dated``: somebody has asked (Dates), so that None is the last word.
+    """
 
     number: int
     octets: int
     uid: bytes | None
+    arrived: float | None = None
+    dated: bool = False
 
 
 _NO_MAILDROP: Mapping[int, MaildropEntry] = MappingProxyType({})
@@ -79,7 +85,8 @@ class SessionView:
     lower-case word. ``messages`` counts messages retrieved. ``attempt`` is which login attempt this is, 1 at the
     first. ``maildrop`` holds the messages by the number that the client knows them by, hidden ones left out, with
     what is announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command
-    that needs message numbers has passed on_command. ``ttl`` is how many proxies may still
+    that needs message numbers has passed on_command. ``sent`` counts the octets that the client was sent, true whenever
+    a hook behind the login is called. ``ttl`` is how many proxies may still
     follow, as a trusted one in front said (None: none said anything).
     """
 
@@ -97,6 +104,7 @@ class SessionView:
     server: str | None = None
     phase: str = "authorization"
     messages: int = 0
+    sent: int = 0
     attempt: int = 1
     proxied: bool = False
     ttl: int | None = None

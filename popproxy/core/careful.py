@@ -162,7 +162,7 @@ class Careful:
             if waited:
                 a.resume()
 
-        if not hooks.call(s, entries, lambda: (s.view, pending.shown, view), use, then):
+        if not hooks.call(s, entries, lambda: (s.seen(), pending.shown, view), use, then):
             self.wait(not (good and pending.sent.multiline))
 
     def _decide(self, pending: Pending, line: bytes, good: bool, answer: Answer | None, now: float) -> None:

@@ -36,12 +36,17 @@ class Entry:
     awaits: bool
 
 
-class Chain:
-    """Entries by hook, in call order. Immutable."""
+_NARROWER = 256
+"""Chains made of one that are remembered; plugins come in few combinations."""
 
-    __slots__ = ("conditional", "hooks", "subscribers")
+
+class Chain:
+    """Entries by hook, in call order. Immutable, but for what is remembered of without()."""
+
+    __slots__ = ("_narrower", "conditional", "hooks", "subscribers")
 
     def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
+        self._narrower: dict[frozenset[tuple[str, str]], Chain] = {}
         self.subscribers = tuple(subscribers)
         self.conditional = any(subscriber.when is not None for subscriber in subscribers)
         self.hooks: dict[str, tuple[Entry, ...]] = {}
@@ -61,3 +66,17 @@ class Chain:
         if not self.conditional:
             return self
         return Chain([s for s in self.subscribers if s.when is None or s.when.applies(view, user)])
+
+    def without(self, left_out: frozenset[tuple[str, str]]) -> Chain:
+        """The chain without these hooks, each as (name of the subscriber, hook)."""
+        known = self._narrower.get(left_out)
+        if known is not None:
+            return known
+        made = Chain()
+        made.subscribers = self.subscribers
+        made.conditional = self.conditional
+        for hook, entries in self.hooks.items():
+            made.hooks[hook] = tuple(entry for entry in entries if (entry.subscriber.name, hook) not in left_out)
+        if len(self._narrower) < _NARROWER:
+            self._narrower[left_out] = made
+        return made

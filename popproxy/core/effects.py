@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from popproxy.api.pace import Pace
 from popproxy.api.views import TlsView
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure
@@ -105,6 +106,13 @@ class Returned:
 
 
 @dataclass(frozen=True, slots=True)
+class Paced:
+    """From here on the client is sent no more octets per second than each of ``paces`` has."""
+
+    paces: tuple[Pace, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CloseClient:
     """Send what is due to the client, then close its connection."""
 
@@ -126,6 +134,6 @@ class Note:
 
 Effect = (
     Dial | Judge | LoginTook | Ready | SecureClient | SecureUpstream
-    | Derive | Await | CloseClient | CloseUpstream | Note
+    | Derive | Await | Paced | CloseClient | CloseUpstream | Note
 )  # fmt: skip
 Outcome = Dialed | TlsView | Returned | Failure | bytes | None

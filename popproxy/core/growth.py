@@ -64,7 +64,7 @@ def measure(session: Session, chain: Chain) -> Growth | None:
     for entry in chain["growth"]:
         started = session.clock()
         try:
-            octets = entry.call(session.view)
+            octets = entry.call(session.seen())
             check(entry.hook, octets)
         except hooks.CONTAINED as error:
             hooks.report(session, entry, error)

@@ -7,11 +7,27 @@ values are looked at before anything is made of them. What does not hold is the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, Password, Verified
+from popproxy.api.pace import Pace
 from popproxy.api.padding import LEAST_GROWTH
-from popproxy.api.verdicts import Answer, Edit, Grow, Hangup, Hide, Refuse, Rename, Replace, Rewrite, Route, Sizes
+from popproxy.api.plugin import OPTIONAL
+from popproxy.api.verdicts import (
+    Answer,
+    Edit,
+    Grow,
+    Hangup,
+    Hide,
+    Keep,
+    Refuse,
+    Rename,
+    Replace,
+    Rewrite,
+    Route,
+    Sizes,
+)
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.sasl import Verifier
 
@@ -21,9 +37,11 @@ ALLOWED: dict[str, tuple[type, ...]] = {
     "on_verifier": (Verifier, Rename, Refuse),
     "on_login": (Refuse, Route),
     "on_login_result": (Answer,),
+    "unneeded": (frozenset,),
     "growth": (int,),
+    "pace": (Sequence,),
     "on_maildrop": (Hide, Sizes, Grow),
-    "on_command": (Refuse, Rewrite, Answer, Hangup),
+    "on_command": (Refuse, Rewrite, Answer, Keep, Hangup),
     "on_reply": (Answer,),
     "wants_message": (bool,),
     "open_body": (BodyFilter,),
@@ -45,11 +63,15 @@ def check(hook: str, verdict: object) -> None:
     if not isinstance(verdict, ALLOWED[hook]):
         allowed = ", ".join(kind.__name__ for kind in ALLOWED[hook])
         raise Lie(f"returned {type(verdict).__name__}; allowed: {allowed} or None")
-    if isinstance(verdict, Grow) or hook == "growth":
+    if hook == "unneeded":
+        _check_names(verdict)
+    elif hook == "pace":
+        _check_paces(verdict)
+    elif isinstance(verdict, Grow) or hook == "growth":
         _check_octets(verdict.octets if isinstance(verdict, Grow) else verdict)
-    elif isinstance(verdict, Refuse | Answer):
+    elif isinstance(verdict, Refuse | Answer | Keep):
         # Promise 8: a client reads [AUTH] at the beginning of a text as a code, whoever wrote it.
-        if verdict.code is None and verdict.text.startswith("["):
+        if (isinstance(verdict, Keep) or verdict.code is None) and verdict.text.startswith("["):
             raise Lie(f"{type(verdict).__name__}: a text that begins with [ is read as a code; write code=Code...")
     elif isinstance(verdict, Route):
         if verdict.credentials is not None:
@@ -66,6 +88,20 @@ def check(hook: str, verdict: object) -> None:
         for line in verdict.lines():
             if len(line) > _LINE or _CAPABILITY.fullmatch(line) is None:
                 raise Lie(f"{line[:80]!r} is no capability line (RFC 2449 section 3)")
+
+
+def _check_names(names: object) -> None:
+    assert isinstance(names, frozenset)
+    wrong = [name for name in names if name not in OPTIONAL]
+    if wrong:
+        raise Lie(f"unneeded: {wrong[0]!r} is none of {', '.join(sorted(OPTIONAL))}")
+
+
+def _check_paces(paces: object) -> None:
+    assert isinstance(paces, Sequence)
+    for pace in paces:
+        if not isinstance(pace, Pace):
+            raise Lie(f"pace: {type(pace).__name__} in the list; only Pace may be")
 
 
 def _check_octets(growth: object) -> None:

@@ -8,6 +8,7 @@ closed up; the map between both numberings holds for the whole session and is ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from popproxy.api.views import MaildropEntry, MaildropView
@@ -41,6 +42,8 @@ class Maildrop:
         self._entries = dict(view.entries)
         self._upstream: list[int] = []
         self._deleted: set[int] = set()
+        self.kept: set[int] = set()
+        """Upstream's numbers that the client has deleted and the upstream knows nothing of, answered or not."""
         self._resized = False
         self._has_uids = any(entry.uid is not None for entry in view.entries.values()) or not view.entries
         self._close_up()
@@ -56,14 +59,14 @@ class Maildrop:
         entry = self._entries.get(number)
         if entry is not None and octets >= 0:
             self._resized = True
-            self._entries[number] = MaildropEntry(number, octets, entry.uid)
+            self._entries[number] = replace(entry, octets=octets)
 
     def grow(self, octets: int) -> None:
         """Announce ``octets`` more for every message."""
         if octets:
             self._resized = True
             self._entries = {
-                number: MaildropEntry(number, entry.octets + octets, entry.uid)
+                number: replace(entry, octets=entry.octets + octets)
                 for number, entry in self._entries.items()
             }
 
@@ -89,13 +92,16 @@ class Maildrop:
         """The upstream's number for the client's, or None when the client has no such message."""
         return self._upstream[shown - 1] if 0 < shown <= len(self._upstream) else None
 
-    def mark(self, number: int) -> None:
-        """The upstream took DELE for its ``number``."""
+    def mark(self, number: int) -> bool:
+        """DELE was answered ``+OK`` for the upstream's ``number``. Whether it was there until now."""
+        new = number not in self._deleted
         self._deleted.add(number)
+        return new
 
     def reset(self) -> None:
         """The upstream took RSET."""
         self._deleted.clear()
+        self.kept.clear()
 
     def _left(self) -> list[tuple[int, MaildropEntry]]:
         return [

@@ -17,7 +17,7 @@ from popproxy.core.flight import careful_entry
 from popproxy.core.maildrop import NO_MESSAGE, Maildrop, view_of
 from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.wire.commands import VERBS, Command
-from popproxy.wire.replies import err
+from popproxy.wire.replies import err, ok
 
 if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
@@ -53,11 +53,19 @@ class Numbering:
         elif name in _SELECT:
             t.send(command, shown, now, self._selected, barrier=True)
         elif name == b"RSET":
-            t.send(command, shown, now, self._reset)
+            # What follows may name a message that is to be there again.
+            t.send(command, shown, now, self._reset, barrier=self._drop is not None)
         elif self._drop is None:
             self._load(command, shown, now)
         else:
             self._through(self._drop, command, shown, now)
+
+    def keep(self, command: Command, shown: Command, text: str, now: float) -> None:
+        """Answer DELE with ``+OK text``, whatever becomes of the message."""
+        if self._drop is None:
+            self._load(command, shown, now, text)
+        else:
+            self._through(self._drop, command, shown, now, text)
 
     def octets(self, number: int | None) -> int | None:
         """What is announced for the upstream's ``number``; None when that is what the upstream itself says."""
@@ -73,7 +81,7 @@ class Numbering:
         if good and self._drop is not None:
             self._drop.reset()
 
-    def _through(self, drop: Maildrop, command: Command, shown: Command, now: float) -> None:
+    def _through(self, drop: Maildrop, command: Command, shown: Command, now: float, kept: str | None = None) -> None:
         t, verb, number = self.t, command.verb, command.message
         own: dict[bytes, Callable[[], bytes]] = {
             b"STAT": drop.stat,
@@ -85,18 +93,32 @@ class Numbering:
             t.local(lambda: self._counted(verb.index, make()))
             return
         theirs = drop.number(number or 0)
-        if theirs is None:
+        if theirs is None or theirs in drop.kept:
             t.local(lambda: self._counted(verb.index, NO_MESSAGE))
             return
+        if kept is not None:
+            drop.kept.add(theirs)
+            t.local(lambda: self._kept(drop, theirs, verb.index, kept))
+            return
         words = (b"%d" % theirs, *command.arguments[1:])
-        marks = (lambda good: drop.mark(theirs) if good else None) if verb.name == b"DELE" else None
-        t.send(Command(verb, b" ".join(words)), shown, now, marks)
+
+        def deleted(good: bool) -> None:
+            if good:
+                drop.mark(theirs)
+
+        t.send(Command(verb, b" ".join(words)), shown, now, deleted if verb.name == b"DELE" else None)
+
+    def _kept(self, drop: Maildrop, number: int, verb: int, text: str) -> bytes:
+        """The answer to a DELE that goes nowhere, when its turn has come."""
+        good = drop.mark(number)
+        self.t.s.kept += good
+        return self._counted(verb, ok(text) if good else NO_MESSAGE)
 
     def _counted(self, verb: int, reply: bytes) -> bytes:
         self.t.s.count(verb, OK if reply.startswith(b"+") else ERR)
         return reply
 
-    def _load(self, command: Command, shown: Command, now: float) -> None:
+    def _load(self, command: Command, shown: Command, now: float, kept: str | None = None) -> None:
         """LIST and UIDL upstream, then on_maildrop; the client's further commands wait."""
         t = self.t
         s = t.s
@@ -116,12 +138,14 @@ class Numbering:
             if len(found) < 2:
                 ask(b"UIDL")
             else:
-                self._judge(found[0], found[1], command, shown, now)
+                self._judge(found[0], found[1], command, shown, now, kept)
 
         t.busy = True
         ask(b"LIST")
 
-    def _judge(self, listing: bytes, uids: bytes, command: Command, shown: Command, now: float) -> None:
+    def _judge(
+        self, listing: bytes, uids: bytes, command: Command, shown: Command, now: float, kept: str | None
+    ) -> None:
         """on_maildrop, then the command that waits for the view."""
         t = self.t
         s = t.s
@@ -152,8 +176,8 @@ class Numbering:
             else:
                 self._drop = drop
                 s.view.maildrop = drop.shown
-                self._through(drop, command, shown, now)
+                self._through(drop, command, shown, now, kept)
             if not t.answers.reading:
                 t.moved(s.clock())
 
-        hooks.call(s, t.chain["on_maildrop"], lambda: (s.view, drop.view), use, then)
+        hooks.call(s, t.chain["on_maildrop"], lambda: (s.seen(), drop.view), use, then)

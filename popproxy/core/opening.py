@@ -53,7 +53,7 @@ def _opened(t: Transaction, entry: Entry, command: Command, growth: int | None) 
     started = s.clock()
     made: BodyFilter | None
     try:
-        made = entry.call(s.view, command)
+        made = entry.call(s.seen(), command)
         if made is not None:
             check(entry.hook, made)
             check_growth(made, growth)
@@ -86,7 +86,7 @@ def _wants(t: Transaction, entry: Entry, command: Command) -> bool | None:
     s = t.s
     started = s.clock()
     try:
-        wants = entry.call(s.view, command)
+        wants = entry.call(s.seen(), command)
         check(entry.hook, wants)
     except hooks.CONTAINED as error:
         hooks.report(s, entry, error)

@@ -75,7 +75,7 @@ class Pouring:
             if waited:
                 t.moved(t.s.clock())
 
-        if not hooks.call(t.s, sink.entries, lambda: (t.s.view, sink.command, sink.view), sink.use, then):
+        if not hooks.call(t.s, sink.entries, lambda: (t.s.seen(), sink.command, sink.view), sink.use, then):
             a.careful.wait(True)
             if sink.filtered:
                 self.alive = now + t.s.plan.timeouts.keepalive

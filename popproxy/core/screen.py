@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.verdicts import Answer, Hangup, Refuse, Rewrite
+from popproxy.api.verdicts import Answer, Hangup, Keep, Refuse, Rewrite
 from popproxy.core import hooks
 from popproxy.core.careful import answered, needs_body
 from popproxy.core.chain import Entry
@@ -33,6 +33,8 @@ def screen(transaction: Transaction, command: Command, now: float) -> None:
             return False
         if isinstance(verdict, Answer):
             needs_body(verdict, command.multiline)
+        elif isinstance(verdict, Keep):
+            _check_keep(t, current[0])
         decided.append(verdict)
         return True
 
@@ -41,13 +43,13 @@ def screen(transaction: Transaction, command: Command, now: float) -> None:
         if suspended:
             t.resume()
         if decided:
-            _stopped(t, decided[0], command)
+            _stopped(t, decided[0], command, current[0], now)
         else:
             t.mapped(current[0], command, now)
         if suspended:
             t.moved(s.clock())
 
-    if not hooks.call(s, t.chain["on_command"], lambda: (s.view, current[0]), use, then):
+    if not hooks.call(s, t.chain["on_command"], lambda: (s.seen(), current[0]), use, then):
         t.suspend()
 
 
@@ -70,7 +72,17 @@ def _rewritten(t: Transaction, command: Command, wanted: Command) -> Command:
     return wanted
 
 
-def _stopped(t: Transaction, verdict: Hangup | Refuse | Answer, command: Command) -> None:
+def _check_keep(t: Transaction, command: Command) -> None:
+    """Raises Lie unless DELE is about to be sent and the numbers are the proxy's."""
+    if command.verb.name != b"DELE":
+        raise Lie(f"Keep: for DELE only, not for {command.name}")
+    if t.numbering is None:
+        raise Lie("Keep: no plugin has an on_maildrop in this session, so nobody but the upstream can count")
+
+
+def _stopped(
+    t: Transaction, verdict: Hangup | Refuse | Answer | Keep, command: Command, current: Command, now: float
+) -> None:
     s = t.s
     verb = command.verb.index
     if isinstance(verdict, Hangup):
@@ -79,6 +91,9 @@ def _stopped(t: Transaction, verdict: Hangup | Refuse | Answer, command: Command
     elif isinstance(verdict, Refuse):
         s.count(verb, DENIED)
         t.local(err(verdict.text, None if verdict.code is None else verdict.code.value))
+    elif isinstance(verdict, Keep):
+        assert t.numbering is not None, "a Keep that was not looked at"
+        t.numbering.keep(current, command, verdict.text, now)
     else:
         s.count(verb, OK if verdict.ok else DENIED)
         t.local(answered(verdict, command.multiline))

@@ -84,6 +84,7 @@ class Session:
         "effects",
         "forward",
         "half_closed",
+        "kept",
         "knowledge",
         "leaving",
         "meter",
@@ -142,6 +143,7 @@ class Session:
         self.octets_in = 0
         self.octets_out = 0
         self.retrieved = 0
+        self.kept = 0
         self.bad_commands = 0
         self.upstream_open = False
         # A plugin may write into the view, so nothing is decided by it (promise 7).
@@ -249,7 +251,7 @@ class Session:
             self.clock() - self.started,
             counts,
             self.retrieved,
-            deleted,
+            deleted - self.kept,
             self.octets_in,
             self.octets_out,
         )
@@ -261,6 +263,11 @@ class Session:
         return summary
 
     # What the stages call
+
+    def seen(self) -> SessionView:
+        """The view for a hook that is about to be called."""
+        self.view.sent = self.octets_out + sum(map(len, self.to_client))
+        return self.view
 
     def ask(self, answer: Callable[[Any], None]) -> int:
         """An id for an effect; ``answer`` gets its outcome."""

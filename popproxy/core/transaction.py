@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from popproxy.core.answers import Answers
 from popproxy.core.chain import Chain
+from popproxy.core.effects import Paced
 from popproxy.core.failures import Failure
 from popproxy.core.flight import (
     CAREFUL,
@@ -28,6 +29,7 @@ from popproxy.core.flight import (
 )
 from popproxy.core.growth import SIZED, Growth, measure
 from popproxy.core.meter import DENIED, MALFORMED
+from popproxy.core.needs import narrow, paces
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
 from popproxy.core.screen import screen
@@ -68,7 +70,9 @@ class Transaction:
     def __init__(self, session: Session, pipelining: bool) -> None:
         plan = session.plan
         self.s = session
-        self.chain: Chain = plan.chain.select(session.view, session.user)
+        chain: Chain = plan.chain.select(session.view, session.user)
+        narrowed = narrow(session, chain) if chain["unneeded"] else chain
+        self.chain = chain = chain if narrowed is None else narrowed
         self.pipelining = pipelining and plan.pipelining
         self.flight: deque[FlightEntry] = deque()
         self.backlog: deque[tuple[bytes, FlightEntry]] = deque()
@@ -79,13 +83,20 @@ class Transaction:
         self.busy = False
         self.upload: BodyScanner | None = None
         watched = ("on_command", "on_reply", "open_body", "on_message", "on_maildrop")
-        measured = measure(session, self.chain) if self.chain["growth"] else Growth()
+        measured = measure(session, chain) if chain["growth"] and narrowed is not None else Growth()
         self.growth: Growth = measured or Growth()
         self.plain = not (self.growth.total or any(self.chain[hook] for hook in watched))
         self.numbering = Numbering(self) if self.chain["on_maildrop"] else None
         self.answers = Answers(self)
-        if measured is None:
+        wanted = paces(session, chain) if chain["pace"] and narrowed is not None else ()
+        if wanted:
+            session.effects.append(Paced(wanted))
+        if narrowed is None:
+            session.leave("policy", "a plugin failed to tell what it needs")
+        elif measured is None:
             session.leave("policy", "a plugin failed to tell its growth")
+        elif wanted is None:
+            session.leave("policy", "a plugin failed to tell its pace")
 
     # Stage
 

@@ -162,7 +162,8 @@ def test_every_other_hook_may_be_async(hook: str) -> None:
 
 
 def test_the_hooks_are_the_methods_of_the_base_class() -> None:
-    methods = [name for name in vars(Plugin) if name == "growth" or name.startswith(("on_", "open_", "wants_"))]
+    begins = ("on_", "open_", "wants_", "unneeded", "growth", "pace")
+    methods = [name for name in vars(Plugin) if name.startswith(begins)]
     assert list(HOOKS) == methods
     assert set(HOOKS) >= REVERSED | SYNC_ONLY
     assert all(inspect.getdoc(getattr(Plugin, hook)) for hook in HOOKS)
@@ -173,8 +174,8 @@ def test_the_base_hooks_do_nothing() -> None:
     assert Bare.fail is Fail.OPEN
     for hook in (*HOOKS, "start", "stop", "explain"):
         method = getattr(plugin, hook)
-        nothing: object = {"growth": 0, "wants_message": True}.get(hook)
-        assert method(*(None for _ in inspect.signature(method).parameters)) is nothing
+        nothing: object = {"unneeded": frozenset(), "growth": 0, "pace": (), "wants_message": True}.get(hook)
+        assert method(*(None for _ in inspect.signature(method).parameters)) == nothing
 
 
 def test_start_may_be_async() -> None:

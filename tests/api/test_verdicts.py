@@ -11,10 +11,12 @@ import pytest
 from popproxy.api import (
     Answer,
     Code,
+    Dates,
     Edit,
     Grow,
     Hangup,
     Hide,
+    Keep,
     Refuse,
     Rename,
     Replace,
@@ -32,6 +34,7 @@ ALL = [
     Refuse(),
     Rewrite(parse(b"NOOP")),
     Answer(True),
+    Keep(),
     Hangup(),
     Verifier(b"salt", 4096, b"s" * 32, b"k" * 32),
     Rename("joe"),
@@ -39,6 +42,7 @@ ALL = [
     Hide(frozenset({1})),
     Sizes({1: 2}),
     Grow(64),
+    Dates(frozenset({1})),
     Edit(),
     Replace(b""),
 ]

@@ -184,6 +184,7 @@ class Rig:
     def drain(self) -> Rig:
         s = self.s
         while True:
+            s.octets_out += sum(map(len, s.to_client))
             self.client_out += b"".join(s.to_client)
             self.all_client += b"".join(s.to_client)
             s.to_client.clear()

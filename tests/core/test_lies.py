@@ -21,6 +21,8 @@ from popproxy.api import (
     Hangup,
     HeaderFilter,
     Hide,
+    Keep,
+    Pace,
     Password,
     Plugin,
     Refuse,
@@ -40,6 +42,7 @@ VERDICTS: list[Any] = [
     Refuse(),
     Answer(True),
     Hangup(),
+    Keep("kept"),
     Rewrite(parse(b"NOOP")),
     Verifier(b"salt", 4096, b"s" * 20, b"k" * 20),
     Rename("joe"),
@@ -51,6 +54,8 @@ VERDICTS: list[Any] = [
     Replace(b"x"),
     Capabilities([(b"TOP", ()), (b"SASL", (b"PLAIN", b"LOGIN"))]),
     BodyFilter(),
+    frozenset({"growth", "on_reply"}),
+    (Pace(1, 1), Pace(2.5, 1)),
 ]
 
 
@@ -76,10 +81,22 @@ def test_strangers(verdict: object) -> None:
 
 
 def test_promise_8_no_code_hides_in_a_text() -> None:
-    for verdict in (Refuse("[AUTH] no", None), Answer(False, "[AUTH] no"), Answer(True, "[x")):
+    for verdict in (Keep("[x"), Refuse("[AUTH] no", None), Answer(False, "[AUTH] no"), Answer(True, "[x")):
         with pytest.raises(Lie, match="read as a code"):
             check("on_command", verdict)
     check("on_command", Refuse("[AUTH] no", Code.SYS_PERM))
+
+
+@pytest.mark.parametrize("verdict", [frozenset({"on_close"}), frozenset({5}), frozenset({"on_login"})])
+def test_unneeded_names_hooks_behind_the_login(verdict: object) -> None:
+    with pytest.raises(Lie, match=r"unneeded: .* is none of growth, "):
+        check("unneeded", verdict)
+
+
+@pytest.mark.parametrize("verdict", ["fast", [5], (Pace(1, 1), None), b"x"])
+def test_pace_is_a_list_of_paces(verdict: object) -> None:
+    with pytest.raises(Lie, match="only Pace may be"):
+        check("pace", verdict)
 
 
 @pytest.mark.parametrize(
