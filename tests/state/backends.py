@@ -5,6 +5,7 @@ An entry of BACKENDS makes a rig for one test: an async context manager that tak
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from popproxy.state.memory import MemoryStore
 from popproxy.state.space import Backend
+from popproxy.state.sqlite import SqliteStore
 
 LEASE = 1.0
 """Seconds that an owner lives without a heart-beat in all rigs."""
@@ -53,9 +55,43 @@ async def memory(_: Path) -> AsyncIterator[Rig]:
         await backend.close()
 
 
-BACKENDS: dict[str, Making] = {"memory": memory}
-"""Every store."""
-SHARED: list[str] = []
-"""Those of them that several workers share."""
-EXACT: list[str] = ["memory"]
-"""Those of them whose clock a test can move."""
+async def _wait(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def sqlite(directory: Path, shared: bool = False) -> AsyncIterator[Rig]:
+    """In a file; by the host's clock when it is ``shared`` with other processes."""
+    time = [1_700_000_000.0]
+    path = directory / "store.db"
+    opened: list[SqliteStore] = []
+
+    async def move(seconds: float) -> None:
+        time[0] += seconds
+
+    async def another() -> Backend:
+        backend = SqliteStore(path, lease=LEASE, busy=20.0, clock=None if shared else lambda: time[0])
+        opened.append(backend)
+        await backend.open()
+        return backend
+
+    start = f"__import__('popproxy.state.sqlite').state.sqlite.SqliteStore({path!r}, lease={LEASE}, busy=20.0)"
+    start = start.replace("PosixPath", "__import__('pathlib').Path")
+    try:
+        yield Rig(await another(), _wait if shared else move, not shared, another, start)
+    finally:
+        for backend in opened:
+            await backend.close()
+
+
+@asynccontextmanager
+async def sqlite_shared(directory: Path) -> AsyncIterator[Rig]:
+    """In a file, by the host's clock."""
+    async with sqlite(directory, shared=True) as rig:
+        yield rig
+
+
+BACKENDS: dict[str, Making] = {"memory": memory, "sqlite": sqlite}
+"""Every store: test_conformance."""
+SHARED: dict[str, Making] = {"sqlite": sqlite_shared}
+"""Those that several processes share, by their own clock, with ``another`` and ``start``: test_shared."""
