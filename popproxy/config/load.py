@@ -16,6 +16,7 @@ from popproxy.api.plugin import Fail, Plugin
 from popproxy.config import budgets, checks, registry, values
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.models import Admin, Config, Log, PluginTable, Protocol, When, default_name, plugin_use
+from popproxy.config.overload import Overload
 from popproxy.config.plan import Plan, compile_plan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
 from popproxy.config.report import Report
@@ -34,6 +35,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "timeouts": budgets.Timeouts,
     "limits": budgets.Limits,
     "protocol": Protocol,
+    "overload": Overload,
 }
 
 

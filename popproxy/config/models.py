@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from popproxy.api.options import shown
 from popproxy.config.budgets import Limits, Timeouts
 from popproxy.config.listener import Listener, Tls
+from popproxy.config.overload import Overload
 from popproxy.config.problems import Wrong
 from popproxy.config.secrets import Secret
 from popproxy.config.upstream import Upstream
@@ -250,4 +251,5 @@ class Config(Model):
     log: Log = Field(default_factory=Log, description="The log.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Bounds in time.")
     limits: Limits = Field(default_factory=Limits, description="Bounds in octets and counts.")
+    overload: Overload = Field(default_factory=Overload, description="When new connections are shed.")
     protocol: Protocol = Field(default_factory=Protocol, description="What of POP3 is open.")

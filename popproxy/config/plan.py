@@ -20,6 +20,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 
 from popproxy.config.listener import Certificate, Listener
 from popproxy.config.models import Config, Protocol
+from popproxy.config.overload import MOST, Share
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import Bind, Server
 from popproxy.core.chain import Chain, Subscriber
@@ -34,6 +35,7 @@ __all__ = [
     "HealthPlan",
     "ListenerPlan",
     "LogPlan",
+    "OverloadPlan",
     "Plan",
     "Server",
     "TlsPlan",
@@ -118,6 +120,16 @@ class UpstreamPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class OverloadPlan:
+    """From where on new connections are shed; None is never. ``lag`` in seconds, ``memory`` in octets or as a share of
+    what there is, ``sockets`` as a share of the most descriptors."""
+
+    lag: float | None = 2.0
+    memory: int | Share | None = MOST
+    sockets: Share | None = MOST
+
+
+@dataclass(frozen=True, slots=True)
 class AdminPlan:
     """Where /metrics, /healthz and /readyz are."""
 
@@ -150,6 +162,7 @@ class Plan:
     limits: Limits
     hash: str
     source: Path | None = None
+    overload: OverloadPlan = OverloadPlan()
 
 
 def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Path | None = None) -> Plan:
@@ -185,6 +198,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         limits=limits,
         hash=_hash(config, plugins),
         source=source,
+        overload=OverloadPlan(config.overload.lag, config.overload.memory, config.overload.sockets),
     )
 
 

@@ -103,6 +103,12 @@ command = "2m"
 auth_line = "64KiB"
 message_size = "256MiB"
 
+# New connections are shed while one of these is passed.
+[overload]
+lag = "2s"                           # how late the event loop is; or "off"
+memory = "90%"                       # of the control group's or machine's, or "2GiB", or "off"
+sockets = "90%"                      # of RLIMIT_NOFILE, or "off"
+
 [protocol]
 open = ["LAST"]                      # fenced verbs that are relayed
 # verbs = [{ name = "XFOO", framing = "single" }]        # verbs unknown to popproxy

@@ -16,6 +16,7 @@ from popproxy.metrics.counters import PluginCounters, PluginMetrics
 from popproxy.metrics.exposition import family
 from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
 from popproxy.metrics.names import LAG, METRICS
+from popproxy.metrics.overload import OverloadMeter
 from popproxy.metrics.store import StoreMeter
 
 
@@ -43,6 +44,8 @@ class WorkerMetrics:
         self.spooled: list[float] = self._families.gauges["spooled_bytes"].bind()
         """Octets in spools in memory and on disk, for whoever keeps them."""
         self._lag = self._families.histograms["event_loop_lag_seconds"].bind()[0]
+        self.overload = OverloadMeter(self._families)
+        """For whoever measures the marks."""
         self._listeners: dict[str, ListenerMeter] = {}
         self._upstreams: dict[str, UpstreamMeter] = {}
         for name in listeners:

@@ -109,9 +109,9 @@ class ListenerMeter:
     """
 
     __slots__ = (
-        "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_families", "_hooks", "_latency",
-        "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected", "_sizes", "_states", "_tls",
-        "_tls_failed", "_tls_time", "_transfer", "_violations", "commands", "pipelined",
+        "_accept_failures", "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_families",
+        "_hooks", "_latency", "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected", "_sizes",
+        "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "commands", "pipelined",
     )  # fmt: skip
 
     def __init__(self, families: Families, hooks: Hooks, name: str) -> None:
@@ -134,6 +134,7 @@ class ListenerMeter:
         self._pauses = counters["backpressure_pauses"].bind()
         self._active = gauges["connections_active"].bind(name)
         self._limit = gauges["connections_limit"].bind(name)
+        self._accept_failures = counters["accept_failures"].bind(name)
         self._states = gauges["sessions_active"].bind(name)
         self._tls_time = histograms["tls_handshake_duration_seconds"].bind(name)
         self._life = histograms["session_duration_seconds"].bind(name)[0]
@@ -201,6 +202,10 @@ class ListenerMeter:
     def limit(self, connections: int) -> None:
         """How many connections the listener takes at once."""
         self._limit[0] = connections
+
+    def accept_failed(self) -> None:
+        """The system had no descriptor or memory left for a client."""
+        self._accept_failures[0] += 1
 
     def proxy_error(self, reason: str) -> None:
         """A bad or missing PROXY header (``reason`` of names.PROXY_ERRORS)."""

@@ -132,7 +132,8 @@ STATES: dict[str, str] = {
 ATTEMPTED: frozenset[str] = frozenset({"ok", "bad_credentials", "tempfail", "policy", "in_use"})
 """Results of a login whose credentials were complete: the ones that have a duration."""
 TRANSFERS: Values = ("RETR", "TOP", "LIST", "UIDL")
-REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls")
+REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls", "overload")
+RESOURCES: Values = ("lag", "memory", "sockets")
 PROXY_ERRORS: Values = (*get_args(Reason), "timeout", "eof")
 TLS_MODES: Values = ("implicit", "stls")
 TLS_FAILURES: Values = (
@@ -167,6 +168,7 @@ STORE_ERRORS: Values = (
 
 _MODE = enum("mode", *TLS_MODES)
 _SESSION_STATE = enum("state", "authorization", "transaction", "update", OTHER)
+_RESOURCE = enum("resource", *RESOURCES)
 _VERB = enum("verb", *VERB_NAMES)
 _TLS = Label(
     ("version", "cipher"),
@@ -198,6 +200,9 @@ _TABLE: tuple[Metric, ...] = (
     Metric(
         "connections_rejected", "counter", "Client connections closed before the greeting.", _L,
         (enum("reason", *REJECTIONS, OTHER),), start={},
+    ),
+    Metric(
+        "accept_failures", "counter", "Times no descriptor or memory was left to accept a client.", _L, start={},
     ),
     Metric("connections_active", "gauge", "Client connections open now.", _L, start={}),
     Metric("connections_limit", "gauge", "Client connections allowed at once.", _L, start={}),
@@ -335,6 +340,17 @@ _TABLE: tuple[Metric, ...] = (
     Metric(
         "event_loop_lag_seconds", "histogram", "How late a timer of the event loop fires.", (),
         buckets=LAG, start={},
+    ),
+    Metric(
+        "overload_mark", "gauge", "From where on new connections are shed: seconds, octets, descriptors; 0 for never.",
+        (), (_RESOURCE,), merge="max", start={},
+    ),
+    Metric(
+        "overload_value", "gauge", "What is measured now against its mark.", (), (_RESOURCE,), merge="max", start={},
+    ),
+    Metric(
+        "overload_shedding", "gauge", "1 while new connections are shed because of it.", (), (_RESOURCE,),
+        merge="max", start={},
     ),
     Metric("log_records_dropped", "counter", "Log records lost to a full buffer or a failed write.", (), start={}),
     Metric("draining", "gauge", "1 while the process shuts down.", (), merge="max", start={}),

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from popproxy.net.front import Front
 
 BUSY = b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
+OVERLOADED = b"-ERR [SYS/TEMP] Overloaded, try again later\r\n"
+FULL = {"limit": BUSY, "overload": OVERLOADED}
+"""What is said to a client for whom there is no room, by why."""
 
 
 class Waiting(Protocol):
@@ -44,18 +47,18 @@ class Door:
         """A client is there. The socket is non-blocking and belongs to the door from here on."""
         front = self._front
         view = front.view()
-        room = front.enter()
+        full = front.enter()
         try:
             addresses(view, sock.family, sock.getpeername(), sock.getsockname())
         except OSError:
             # Gone already: nobody to answer.
-            self._close(sock, room)
+            self._close(sock, full is None)
             return
-        if not room:
-            front.refused(view, "limit", f"{front.listener.limit} connections are open")
+        if full is not None:
+            front.refused(view, *full)
             if front.listener.tls != "implicit":
                 with contextlib.suppress(OSError):  # best effort: there is no room for one who does not listen
-                    sock.send(BUSY)
+                    sock.send(FULL[full[0]])
             sock.close()
         elif not front.listener.proxy_protocol:
             self._inside(sock, view)
@@ -63,7 +66,7 @@ class Door:
             self.waiting.add(ProxyIntake(self, front.loop, front.plan.timeouts.handshake, sock, view))
         else:
             front.refused(view, "proxy_header", "not from a network that may send PROXY headers")
-            self._close(sock, room)
+            self._close(sock, True)
 
     def introduced(
         self, intake: ProxyIntake, sock: socket.socket, view: SessionView, header: ProxyHeader | None, fault: str = "",

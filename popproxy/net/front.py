@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from popproxy.api.views import SessionView, TlsView
 from popproxy.config.plan import ListenerPlan
@@ -19,7 +19,8 @@ from popproxy.core.plan import SessionPlan
 from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.clientcert import described
 from popproxy.net.dialer import Dialer
-from popproxy.net.door import BUSY, Door, addresses
+from popproxy.net.door import BUSY, FULL, Door, addresses
+from popproxy.net.overload import Overload
 from popproxy.net.pump import Pump
 from popproxy.net.spool import Spools
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
@@ -47,6 +48,7 @@ class Shared:
     next_id: Callable[[], str]
     spools: Spools
     ended: Callable[[], None]
+    overload: Overload
 
 
 class Front:
@@ -70,6 +72,7 @@ class Front:
         self._log = shared.log
         self._next_id = shared.next_id
         self._ended = shared.ended
+        self._overload = shared.overload
         self._context = context
 
     # Connections
@@ -78,18 +81,23 @@ class Front:
         """A view for a new connection."""
         return SessionView(self._next_id(), self.listener.name)
 
-    def enter(self) -> bool:
-        """A client was accepted: count it. False when there is no room: then it does not stay."""
+    def enter(self) -> tuple[Literal["limit", "overload"], str] | None:
+        """A client was accepted: count it. When there is no room, why: then it does not stay."""
         self.meter.connection()
         if self.open >= self.listener.limit:
-            return False
+            return "limit", f"{self.listener.limit} connections are open"
+        why = self._overload.refuses(self.loop.time())
+        if why:
+            return "overload", why
         self.open += 1
+        self._overload.open += 1
         self.meter.active(1)
-        return True
+        return None
 
     def leave(self) -> None:
         """A client that had room is gone."""
         self.open -= 1
+        self._overload.open -= 1
         self.meter.active(-1)
 
     def admit(self, pump: Pump, transport: asyncio.Transport, invited: bool) -> bytes | None:
@@ -102,9 +110,10 @@ class Front:
             peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
             family = socket.AF_INET if isinstance(own, tuple) else socket.AF_UNIX
             addresses(view, family, peer, own)
-            if not self.enter():
-                self.refused(view, "limit", f"{self.listener.limit} connections are open")
-                return BUSY
+            full = self.enter()
+            if full is not None:
+                self.refused(view, *full)
+                return FULL[full[0]]
         if self.draining or not view.client:
             # Without an address it is gone already.
             self.leave()
@@ -201,6 +210,11 @@ class Front:
             reason=reason,
             detail=detail,
         )
+
+    def accept_failed(self, error: OSError) -> None:
+        """The system could not accept a client. It is tried again, and whoever waits in the backlog goes on waiting."""
+        self.meter.accept_failed()
+        self._log.event("error", "accept_failed", listener=self.listener.name, detail=error.strerror or str(error))
 
     # TLS on the clients' leg
 

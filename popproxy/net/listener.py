@@ -160,8 +160,9 @@ class Listener:
             except ConnectionError:
                 # It was there and is gone (accept(2)).
                 continue
-            except OSError:
+            except OSError as error:
                 # Out of descriptors or memory. The clients wait in the backlog; at once would only burn the processor.
+                self.front.accept_failed(error)
                 self._ignore()
                 self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._watch)
                 return

@@ -31,6 +31,7 @@ from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Shared
 from popproxy.net.group import Group
 from popproxy.net.listener import Listener, bind
+from popproxy.net.overload import Overload
 from popproxy.net.own import OwnAddresses
 from popproxy.net.probe import Prober
 from popproxy.net.selfsigned import ensure_self_signed
@@ -80,6 +81,7 @@ class Worker:
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._threads = Pool()
         self._store: Backend = MemoryStore(time)
+        self._overload = Overload(plan.overload, metrics.overload, log)
         self._own = OwnAddresses()
         self._lag: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
@@ -113,7 +115,9 @@ class Worker:
         knowledge = Knowledge()
         dialers = {name: self._dialer(upstream) for name, upstream in plan.upstreams.items()}
         spools = Spools(plan.limits.spool_memory, plan.limits.spool_disk, metrics.spooled)
-        shared = Shared(self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, spools, self._ended)
+        shared = Shared(
+            self._loop, self._log, knowledge, dialers, self.spawn, self.next_id, spools, self._ended, self._overload
+        )
         for listener in plan.listeners:
             meter = metrics.listener(listener.name)
             meter.limit(listener.limit)
@@ -126,6 +130,7 @@ class Worker:
                     self._own.add(*bound.bound)
         for subscriber in plan.plugins:
             await self._start_plugin(subscriber)
+        self._overload.begin()
         for opening in self.listeners:
             await opening.open()
             listener = opening.front.listener
@@ -219,7 +224,9 @@ class Worker:
     def _beat(self, due: float) -> None:
         """Measure how late the loop is."""
         now = self._loop.time()
-        self._metrics.lag(max(0.0, now - due))
+        late = max(0.0, now - due)
+        self._metrics.lag(late)
+        self._overload.beat(now, late)
         self._lag = self._loop.call_at(now + _LAG_SECONDS, self._beat, now + _LAG_SECONDS)
 
     @property

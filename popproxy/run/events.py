@@ -44,12 +44,14 @@ FIELDS: dict[str, tuple[str, str]] = {
     "login": ("string", "the user name used on the upstream, or null"),
     "mechanism": ("string", "how the client logged in: `USER`, `PLAIN`, `LOGIN` ..., or null"),
     "mode": ("string", "`implicit` or `stls`"),
+    "mark": ("number", "from where on new connections are shed: seconds, octets or descriptors"),
     "octets_in": ("integer", "octets received from the client, inside TLS"),
     "octets_out": ("integer", "octets sent to the client, inside TLS"),
     "pid": ("integer", "process id"),
     "plugin": ("string", "name of the plugin in the config"),
     "problems": ("array", "what is wrong, each with its place and what to write instead"),
     "reason": ("string", "why: one word of a list, for `login_failed` the private cause in words"),
+    "resource": ("string", "what is scarce: `lag`, `memory` or `sockets`"),
     "retrieved": ("integer", "RETR commands that were answered with +OK"),
     "seconds": ("number", "how long it lasted"),
     "server": ("string", "the upstream server, `host:port`, or null"),
@@ -60,6 +62,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "tls": ("string", "TLS version of the client's leg; empty without TLS"),
     "upstream": ("string", "name of the upstream in the config, or null"),
     "user": ("string", "the user name the client gave (plain, hashed or left out, as configured), or null"),
+    "value": ("number", "what was measured: seconds, octets or descriptors"),
     "version": ("string", "version of popproxy"),
     "where": ("string", "the innermost frames, `file:line function`"),
 }
@@ -88,6 +91,15 @@ EVENTS: dict[str, Event] = {
         "info",
         "A connection was closed before its greeting.",
         ("listener", "client", "client_port", "reason", "detail"),
+    ),
+    "accept_failed": Event(
+        "error", "No descriptor or memory was left to accept a client; it is tried again.", ("listener", "detail")
+    ),
+    "overload": Event(
+        "warning", "A mark is passed: new connections are shed.", ("resource", "value", "mark", "seconds")
+    ),
+    "overload_over": Event(
+        "info", "It is clearly below the mark again, `seconds` later.", ("resource", "value", "mark", "seconds")
     ),
     "tls_failed": Event("info", "A client's TLS handshake failed.", (*_WHO, "mode", "reason", "detail")),
     "login_failed": Event(

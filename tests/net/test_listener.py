@@ -190,6 +190,10 @@ def test_accept_recovers_from_running_out_of_descriptors(
         for sock in waiting:
             sock.close()
         eventually(lambda: proxy.total("connections_active") == 0, "end of all connections")
+        if loop == "asyncio" or implicit:  # else uvloop accepts, and keeps it to itself
+            line = proxy.wait("accept_failed")
+            assert (line["listener"], line["level"]) == ("main", "error")
+            assert proxy.sample("accept_failures_total", listener="main") >= 1
 
 
 @both_loops
