@@ -181,8 +181,10 @@ _TLS = Label(
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Network round trips to time-outs."""
-SHORT = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
-"""Work inside the process."""
+SHORT = (0.0001, 0.001, 0.005, 0.05, 0.5, 5.0)
+"""Work inside the process: few bounds, because there is a series of each for every hook of every plugin."""
+STORE = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
+"""From a dictionary to a time-out."""
 CONNECT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 LIFE = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
 SIZES = tuple(256.0 * 4**n for n in range(11))
@@ -321,7 +323,7 @@ _TABLE: tuple[Metric, ...] = (
         (enum("result", *LIMITED),), start={},
     ),
     Metric(
-        "rate_limit_store_duration_seconds", "histogram", "One run of steps in the store.", _STORE, buckets=SHORT,
+        "rate_limit_store_duration_seconds", "histogram", "One run of steps in the store.", _STORE, buckets=STORE,
         start={},
     ),
     Metric(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from popproxy.metrics.cells import Families, Index
-from popproxy.metrics.names import METRICS, SHORT
+from popproxy.metrics.names import METRICS, STORE
 
 _ERROR = Index(METRICS["store_errors"])
 
@@ -24,7 +24,7 @@ class StoreMeter:
     def took(self, seconds: float) -> None:
         """A run was answered, so long after it was asked."""
         cell = self._seconds
-        cell[bisect_left(SHORT, seconds)] += 1
+        cell[bisect_left(STORE, seconds)] += 1
         cell[-1] += seconds
 
     def failed(self, reason: str) -> None:
