@@ -27,6 +27,7 @@ from popproxy.core.effects import (
     LoginTook,
     Note,
     Outcome,
+    Paced,
     Ready,
     SecureClient,
     SecureUpstream,
@@ -39,6 +40,7 @@ from popproxy.net.farewell import Farewell
 from popproxy.net.group import Lease
 from popproxy.net.hooktasks import HookTasks
 from popproxy.net.introduce import proxy_header
+from popproxy.net.pacing import Pacer
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
 from popproxy.net.upstreamside import WRITE_HIGH, UpstreamSide
@@ -63,6 +65,7 @@ class Pump(asyncio.Protocol):
         "_hooks",
         "_invited",
         "_lease",
+        "_pacer",
         "_phase",
         "_side",
         "_timer",
@@ -89,6 +92,7 @@ class Pump(asyncio.Protocol):
         self._lease: Lease | None = None
         self._dialing: asyncio.Task[None] | None = None
         self._hooks = HookTasks(front.spawn, self.done)
+        self._pacer: Pacer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._client_reading = True
@@ -133,6 +137,8 @@ class Pump(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client takes less than comes for it."""
+        if self._pacer is not None:
+            self._pacer.full = True
         self.client_blocked = True
         self.front.meter.pause("upstream")
         self.session.client_blocked(True)
@@ -140,8 +146,18 @@ class Pump(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The client has taken it."""
-        self.client_blocked = False
-        self._tell(self.session.client_blocked, False)
+        if self._pacer is None or self._client is None or self._pacer.resumed(self._client):
+            self.eased(False)
+
+    @property
+    def client(self) -> asyncio.Transport | None:
+        """The client's transport while it is there."""
+        return self._client
+
+    def eased(self, blocked: bool) -> None:
+        """The client has taken something; ``blocked``: not all, or it must not have more yet."""
+        self.client_blocked = blocked
+        self._tell(self.session.client_blocked, blocked)
 
     # What the upstream side tells
 
@@ -208,7 +224,10 @@ class Pump(asyncio.Protocol):
         if self._client is not None:
             s = self.session
             s.octets_out += len(data)
-            self._client.write(data)
+            if self._pacer is None:
+                self._client.write(data)
+            else:
+                self._pacer.write(self._client, data)
             if s.octets_out - self._flushed[1] > _FLUSH_OCTETS:
                 self._count_octets()
 
@@ -243,7 +262,9 @@ class Pump(asyncio.Protocol):
         self._timer = None
         self._timer_at = inf
         self._count_octets()
-        self._tell(self.session.tick)
+        if self._pacer is None or not self._pacer.resting:
+            # Otherwise the end of the rest sets the clock anew.
+            self._tell(self.session.tick)
 
     def _enter(self, phase: Phase) -> None:
         self.front.meter.session_state(self._phase.word, phase.word)
@@ -288,12 +309,14 @@ class Pump(asyncio.Protocol):
         elif isinstance(effect, LoginTook):
             self.front.dialers[effect.upstream].meter.login("ok" if effect.ok else "fail", effect.seconds)
         elif isinstance(effect, CloseClient):
-            self._close_client()
+            self.close_client()
         elif isinstance(effect, Ready):
             if self._lease is not None:
                 self._lease.ready()
         elif isinstance(effect, Await):
             self._hooks.begin(effect)
+        elif isinstance(effect, Paced):
+            self._pacer = Pacer(self, effect.paces)
         elif isinstance(effect, Derive):
             self.front.spawn(self._derive(effect))
         elif isinstance(effect, SecureClient):
@@ -376,11 +399,14 @@ class Pump(asyncio.Protocol):
         if side is not None:
             side.close()
 
-    def _close_client(self) -> None:
+    def close_client(self) -> None:
         """Send what is due, then close; see Farewell for those who have not taken it yet, or must read an error."""
         client, reason = self._client, self.session.reason
         if client is None or client.is_closing() or reason == "client_stalled":
             self._cut()
+        elif self._pacer is not None and not self._pacer.ended(client):
+            # It comes back here when the rest is out.
+            return
         elif reason in _SILENT or not client.can_write_eof():
             if self._client_reading and not client.get_write_buffer_size():
                 client.close()
@@ -399,7 +425,12 @@ class Pump(asyncio.Protocol):
             self._client.abort()
 
     def stop(self) -> None:
-        """The worker shuts down."""
+        """The worker shuts down: whoever waits only for its pace, gets the rest at once."""
+        if self._pacer is not None:
+            self._pacer.release(self._client)
+            self.eased(self._pacer.full)
+            if self._phase is Phase.CLOSED:
+                self.close_client()
         self._tell(self.session.stop)
 
     def abort(self) -> None:
@@ -410,6 +441,8 @@ class Pump(asyncio.Protocol):
     def _finish(self) -> None:
         """Both connections are gone, or going: totals are final."""
         self._client = None
+        if self._pacer is not None:
+            self._pacer.release(None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
