@@ -15,7 +15,7 @@ from popproxy.state.memory import MemoryStore
 from popproxy.state.space import Backend
 from popproxy.state.sqlite import SqliteStore
 
-LEASE = 1.0
+LEASE = 3.0
 """Seconds that an owner lives without a heart-beat in all rigs."""
 
 
