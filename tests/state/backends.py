@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from popproxy.state.memory import MemoryStore
+from popproxy.state.redis.plan import RedisPlan, read_url
+from popproxy.state.redis.store import RedisStore
 from popproxy.state.space import Backend
 from popproxy.state.sqlite import SqliteStore
+from tests.integration.redis_server import server
 
 LEASE = 3.0
 """Seconds that an owner lives without a heart-beat in all rigs."""
@@ -91,7 +94,30 @@ async def sqlite_shared(directory: Path) -> AsyncIterator[Rig]:
         yield rig
 
 
-BACKENDS: dict[str, Making] = {"memory": memory, "sqlite": sqlite}
+@asynccontextmanager
+async def redis(_: Path) -> AsyncIterator[Rig]:
+    """In a server of its own, by that server's clock."""
+    with server() as running:
+        url = f"redis://127.0.0.1:{running.port}"
+        opened: list[RedisStore] = []
+
+        async def another() -> Backend:
+            # A time-out that a busy machine keeps, and a lease that outlives it.
+            backend = RedisStore(RedisPlan(read_url(url), timeout=LEASE * 0.9, lease=LEASE))
+            opened.append(backend)
+            await backend.open()
+            return backend
+
+        room = "__import__('popproxy.state.redis.{0}').state.redis.{0}"
+        plan = f"{room}.RedisPlan({room}.read_url({url!r}), timeout={LEASE * 0.9}, lease={LEASE})".format("plan")
+        try:
+            yield Rig(await another(), _wait, False, another, f"{room}.RedisStore({{1}})".format("store", plan))
+        finally:
+            for backend in opened:
+                await backend.close()
+
+
+BACKENDS: dict[str, Making] = {"memory": memory, "sqlite": sqlite, "redis": redis}
 """Every store: test_conformance."""
-SHARED: dict[str, Making] = {"sqlite": sqlite_shared}
+SHARED: dict[str, Making] = {"sqlite": sqlite_shared, "redis": redis}
 """Those that several processes share, by their own clock, with ``another`` and ``start``: test_shared."""

@@ -78,5 +78,5 @@ def test_no_repr_tells_a_password() -> None:
 
 @pytest.mark.parametrize(("prefix", "timeout", "lease"), (("", 1.0, 30.0), ("a{b}", 1.0, 30.0), ("a", 30.0, 30.0)))
 def test_a_plan_that_cannot_work_is_refused(prefix: str, timeout: float, lease: float) -> None:
-    with pytest.raises(ValueError, match="write|lasts longer"):
+    with pytest.raises(ValueError, match=r"write|lasts longer"):
         RedisPlan(read_url("redis://db"), prefix=prefix, timeout=timeout, lease=lease)
