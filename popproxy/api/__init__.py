@@ -5,7 +5,7 @@ from popproxy.api.credentials import Bearer, Credentials, Digest, External, Pass
 from popproxy.api.explained import Explained
 from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
-from popproxy.api.names import ConfigNames, Problem
+from popproxy.api.names import LOGIN_MECHANISMS, TRANSACTION_COMMANDS, ConfigNames, Problem
 from popproxy.api.options import Duration, Network, Octets, ReadableFile
 from popproxy.api.pace import Pace
 from popproxy.api.patterns import bounded_pattern
@@ -92,6 +92,8 @@ from popproxy.wire.sasl import Verifier
 from popproxy.wire.sasl.saslprep import saslprep
 
 __all__ = [
+    "LOGIN_MECHANISMS",
+    "TRANSACTION_COMMANDS",
     "Answer",
     "Bearer",
     "BodyFilter",

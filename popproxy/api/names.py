@@ -1,13 +1,24 @@
-"""What a plugin may ask about the rest of the config while it is checked: ``Plugin.check`` gets names, gives problems.
+"""Names that plugins' options are held against: those of POP3, and those a config defines.
 
-Nothing runs then: no loop, no network. Problems are shown by ``popproxy check`` with file and line, like those of
-the proxy's own keys, and stop the start.
+``Plugin.check`` gets the names of the config and gives problems. Nothing runs then: no loop, no network. Problems are
+shown by ``popproxy check`` with file and line, like those of the proxy's own keys, and stop the start.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
+
+from popproxy.wire.commands import VERBS, Where
+from popproxy.wire.sasl import SERVER_MECHANISMS
+
+LOGIN_MECHANISMS: tuple[str, ...] = ("USER", "APOP", *(name.decode("ascii") for name in SERVER_MECHANISMS))
+"""How a client can log in: what ``SessionView.mechanism`` may be. ``USER`` stands for USER and PASS."""
+
+TRANSACTION_COMMANDS: tuple[str, ...] = tuple(
+    name.decode("ascii") for name, verb in VERBS.items() if Where.TRANSACTION in verb.where
+)
+"""The commands behind the login: what ``Command.name`` may be, beside verbs that an operator declares."""
 
 Key = tuple[str | int, ...]
 """Where a value stands in the plugin's table: names of keys and, in lists, places from 0: ``("rules", 0, "upstream")``.

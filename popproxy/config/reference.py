@@ -153,6 +153,8 @@ def _kind(node: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 def _union(choices: list[dict[str, Any]], definitions: dict[str, Any]) -> str:
     """The config's own durations, sizes and secrets by name; the kinds of any other union in turn."""
+    if choices[-1] == {"const": False}:
+        return f"{_union(choices[:-1], definitions)} or `false`"
     kinds = [choice.get("type") for choice in choices]
     if "pattern" in choices[-1] and kinds in (["number", "string"], ["integer", "string"]):
         return "duration" if kinds[0] == "number" else "size"

@@ -10,7 +10,7 @@ import popproxy.api as api
 
 
 def test_all_is_sorted_and_without_doubles() -> None:
-    assert list(api.__all__) == sorted(set(api.__all__))
+    assert list(api.__all__) == sorted(set(api.__all__), key=lambda name: (not name.isupper(), name))
 
 
 def test_all_is_the_truth() -> None:
