@@ -12,6 +12,8 @@ from popproxy.api import (
     Code,
     Credentials,
     Digest,
+    Hold,
+    LoginResult,
     Password,
     Plugin,
     PluginConfig,
@@ -113,6 +115,40 @@ class Bridge(Plugin[PluginConfig]):
         return None
 
 
+class Doorkeeper(Plugin[PluginConfig]):
+    """Lets some wait, and looks at others again when the upstream has let them in."""
+
+    def on_login(self, session: SessionView, credentials: Credentials) -> Hold | Refuse | None:
+        if credentials.user.startswith("held"):
+            return Hold(3, "came too often")
+        if credentials.user == "limited":
+            return Refuse("Too many logins", Code.SYS_TEMP, "3 in a minute", limited=True)
+        return None
+
+    def on_login_result(self, session: SessionView, result: LoginResult) -> Refuse | None:
+        if session.user == "barred":
+            return Refuse("Too many sessions", Code.IN_USE, "2 sessions", limited=True) if result.ok else None
+        if session.user == "slow" and not result.ok:
+            return Refuse("Wrong, and slowly", delay=2)
+        if session.user == "last" and not result.ok:
+            return Refuse("Wrong, for the last time", close=True)
+        return None
+
+
+class SlowDoorkeeper(Doorkeeper):
+    """The same, as if it had to ask somebody."""
+
+    async def on_login(  # type: ignore[override]
+        self, session: SessionView, credentials: Credentials
+    ) -> Hold | Refuse | None:
+        return Doorkeeper.on_login(self, session, credentials)
+
+    async def on_login_result(  # type: ignore[override]
+        self, session: SessionView, result: LoginResult
+    ) -> Refuse | None:
+        return Doorkeeper.on_login_result(self, session, result)
+
+
 PLUGINS: dict[str, type[Plugin[Any]]] = {
     "keys": Keys,
     "slow_keys": SlowKeys,
@@ -121,6 +157,8 @@ PLUGINS: dict[str, type[Plugin[Any]]] = {
     "names": Names,
     "tokens": Tokens,
     "bridge": Bridge,
+    "doorkeeper": Doorkeeper,
+    "slow_doorkeeper": SlowDoorkeeper,
 }
 
 

@@ -126,12 +126,25 @@ class Plugin(Generic[C]):
         """
 
     def on_login(self, session: SessionView, credentials: Credentials) -> LoginVerdict | Awaitable[LoginVerdict]:
-        """The credentials are complete, whatever the mechanism; no upstream was contacted for them yet."""
+        """The credentials are complete, whatever the mechanism; no upstream was contacted for them yet.
+
+        Called again for the next attempt of the same session; an earlier one came to nothing then, whatever its result
+        was when this plugin heard of it."""
 
     def on_login_result(
         self, session: SessionView, result: LoginResult
     ) -> LoginResultVerdict | Awaitable[LoginResultVerdict]:
-        """The upstream has answered. An Answer replaces the text; it cannot turn a failure into a success."""
+        """The attempt has ended: the upstream has answered, or a plugin or the proxy refused it.
+
+        Called once for each attempt that reached on_login, and for those that ended before it because on_verifier
+        refused or a proof was wrong; not for a client that goes away meanwhile: then on_close is all. What is taken at
+        on_login is given back here, at the next on_login or in on_close.
+
+        An Answer replaces the text; it cannot turn a failure into a success. A Refuse makes a failure of a success: the
+        connection upstream is closed without QUIT, and the plugins that are called later (those in front of this one)
+        get the new result, while those behind it have heard that all was well. For an attempt that has failed a Refuse
+        replaces the text and may add ``delay`` and ``close``; code, reason and how it is counted stay. The longest
+        delay counts."""
 
     def unneeded(self, session: SessionView) -> frozenset[str]:
         """Names of hooks, of OPTIONAL, that this plugin does not need for this session; asked once, behind the login.

@@ -163,6 +163,7 @@ class _Stage:
         self.clock = FakeClock()
         tls = TlsView("TLSv1.3", "TLS_AES_256_GCM_SHA384") if options.tls == "implicit" else None
         view = SessionView("1", options.listener, options.client, 50000, "192.0.2.110", 110, tls)
+        view.began = self.clock.now()
         self.played = Played(view)
         self.meter = PlayedMeter(self.played, VERB_NAMES, len(OUTCOMES))
         self.knowledge = Knowledge()

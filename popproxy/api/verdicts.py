@@ -29,8 +29,9 @@ def _check(verdict: str, **fields: tuple[object, Any]) -> None:
 class Refuse:
     """Answer ``-ERR [code] text``; nothing goes upstream. ``reason`` is for the log.
 
-    In on_login only: the answer waits ``delay`` seconds, at most ``timeouts.pre_auth``, and with ``close`` the
-    connection is closed behind it.
+    From on_verifier, on_login and on_login_result the answer waits ``delay`` seconds, at most ``timeouts.pre_auth``;
+    with ``close`` the connection is closed behind it; with ``limited`` the attempt is counted as ``rate_limited`` and
+    not as what its code says. Elsewhere these three say nothing.
     """
 
     text: str = "Refused by policy"
@@ -38,12 +39,30 @@ class Refuse:
     reason: str = ""
     delay: float = 0.0
     close: bool = False
+    limited: bool = False
 
     def __post_init__(self) -> None:
         _check("Refuse", text=(self.text, str), code=(self.code, Code | None), reason=(self.reason, str))
-        _check("Refuse", delay=(self.delay, int | float), close=(self.close, bool))
+        _check("Refuse", delay=(self.delay, int | float), close=(self.close, bool), limited=(self.limited, bool))
         if not 0 <= self.delay < inf:
             raise ValueError(f"Refuse: delay={self.delay} is no time to wait")
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """From on_login: the login goes on ``seconds`` later, at most ``timeouts.pre_auth``; ``reason`` is for the log.
+
+    The plugins behind this one are asked at once. Of several Holds the longest counts; a Refuse of a later plugin
+    counts more and has its own delay. Who is held costs no task and no connection upstream.
+    """
+
+    seconds: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check("Hold", seconds=(self.seconds, int | float), reason=(self.reason, str))
+        if not 0 <= self.seconds < inf:
+            raise ValueError(f"Hold: seconds={self.seconds} is no time to wait")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +139,22 @@ class Route:
 
     ``server`` is connected to instead of the upstream's own servers, under that upstream's policy: certificates,
     mechanism, time-outs. A later Route that names an upstream forgets it. ``key`` is what sticky balancing chooses
-    the server by; None keeps it, and when nobody gave one it is the user name used upstream.
+    the server by; None keeps it, and when nobody gave one it is the user name used upstream. ``groups`` are what
+    later plugins and all later hooks read as ``session.groups``; None keeps them, () says there are none.
     """
 
     upstream: str | None = None
     credentials: Credentials | None = None
     server: ServerAddress | None = None
     key: str | None = None
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _check("Route", upstream=(self.upstream, str | None), credentials=(self.credentials, Credentials | None))
         _check("Route", server=(self.server, ServerAddress | None), key=(self.key, str | None))
+        _check("Route", groups=(self.groups, tuple | None))
+        for group in self.groups or ():
+            _check("Route", group=(group, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +261,13 @@ class Replace:
 
 ConnectVerdict = Refuse | None
 VerifierVerdict = Verifier | Rename | Refuse | None
-LoginVerdict = Refuse | Route | None
-LoginResultVerdict = Answer | None
+LoginVerdict = Refuse | Hold | Route | None
+LoginResultVerdict = Answer | Refuse | None
 MaildropVerdict = Hide | Sizes | Grow | Dates | None
 CommandVerdict = Refuse | Rewrite | Answer | Keep | Dates | Hangup | None
 ReplyVerdict = Answer | None
 MessageVerdict = Edit | Replace | Refuse | None
 Verdict = (
-    Refuse | Rewrite | Answer | Keep | Hangup | Verifier | Rename | Route | Hide | Sizes | Grow | Dates | Edit | Replace
+    Refuse | Hold | Rewrite | Answer | Keep | Hangup | Verifier | Rename | Route | Hide | Sizes | Grow | Dates | Edit
+    | Replace
 )  # fmt: skip

@@ -87,7 +87,9 @@ class SessionView:
     what is announced for them. It is empty when no plugin subscribes to on_maildrop, and until the first command
     that needs message numbers has passed on_command. ``sent`` counts the octets that the client was sent, true whenever
     a hook behind the login is called. ``ttl`` is how many proxies may still
-    follow, as a trusted one in front said (None: none said anything).
+    follow, as a trusted one in front said (None: none said anything). ``began`` is when the client was accepted, in
+    seconds since the epoch. ``groups`` are those the user is in, as a plugin's Route in on_login said; they are
+    forgotten when the client gives a name again.
     """
 
     id: str
@@ -108,6 +110,8 @@ class SessionView:
     attempt: int = 1
     proxied: bool = False
     ttl: int | None = None
+    began: float = 0.0
+    groups: frozenset[str] = frozenset()
     maildrop: Mapping[int, MaildropEntry] = field(default_factory=lambda: _NO_MAILDROP, repr=False)
     slots: dict[Slot[Any], Any] = field(default_factory=dict[Slot[Any], Any])
 

@@ -41,6 +41,7 @@ class Host(Protocol):
     deadline: float
     upstream_open: bool
     user: str | None
+    deaf: bool
     secure: bool
     ttl: int | None
     forward: tuple[tuple[str, str], ...]

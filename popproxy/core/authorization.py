@@ -16,7 +16,7 @@ from popproxy.core import hooks
 from popproxy.core.announce import announce, show
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.effects import SecureClient
-from popproxy.core.entrance import Entrance, shown
+from popproxy.core.entrance import AT_ONCE, Entrance, shown
 from popproxy.core.exchange import Exchange
 from popproxy.core.failures import Failure
 from popproxy.core.introduction import believe, forget
@@ -124,6 +124,10 @@ class Authorization(Reading):
     def close(self) -> None:
         """Nothing is held here."""
 
+    def stopped(self) -> None:
+        """The worker shuts down."""
+        self._entrance.stopped()
+
     # Lines
 
     def _long(self) -> bool:
@@ -183,6 +187,7 @@ class Authorization(Reading):
     def named(self, user: str | None) -> None:
         """The name the client gave."""
         self.s.user = self.s.view.user = user
+        self.s.view.groups = frozenset()
 
     def _user_command(self, command: Command) -> None:
         if self._tls_first(command):
@@ -225,10 +230,10 @@ class Authorization(Reading):
         self.named(shown(credentials.user))
         self._login(credentials, mechanism, VERBS[command])
 
-    def refuse(self, refusal: Refusal, mechanism: str) -> None:
+    def refuse(self, refusal: Refusal, mechanism: str, how: Refuse = AT_ONCE) -> None:
         """See exchange.Desk."""
         self.suspend()
-        self._entrance.refuse(refusal, mechanism, VERBS[b"AUTH"])
+        self._entrance.refuse(refusal, mechanism, VERBS[b"AUTH"], how)
 
     @property
     def _certain(self) -> bool:

@@ -7,10 +7,11 @@ if the route leads there; otherwise it is closed, and what the client was promis
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from popproxy.api.credentials import Credentials
-from popproxy.api.verdicts import Refuse
+from popproxy.api.verdicts import Answer, Hold, Refuse
 from popproxy.api.views import LoginResult
 from popproxy.core import hooks
 from popproxy.core.approach import Approach, Desk, Host
@@ -38,28 +39,40 @@ REFUSED: dict[Code, tuple[str, str]] = {
 }
 """What a client reads for each code, and how the attempt is counted. The upstream's words go to the log."""
 
-_AT_ONCE = Refuse()
+_STOPPED = Refusal(REFUSED[Code.SYS_TEMP][0], Code.SYS_TEMP, "held when the session was to end")
+
+AT_ONCE = Refuse()
+"""How a refusal is said that no plugin made: neither late nor for good."""
 
 
 class Entrance(Approach):
     """The way in of a session that is not logged in."""
 
-    __slots__ = ("_at", "_document", "_late", "_mechanism")
+    __slots__ = ("_at", "_document", "_held", "_late", "_mechanism")
 
     def __init__(self, session: Host, desk: Desk) -> None:
         super().__init__(session, desk)
         self._late: Callable[[], None] | None = None
+        self._held: Callable[[Refusal], None] | None = None
         self._mechanism = ""
         self._at = 0.0
         self._document = b""
 
     def expired(self) -> None:
-        """The upstream did not answer in time, or a refusal has waited long enough."""
+        """The upstream did not answer in time, or a login or a refusal has waited long enough."""
         late, self._late = self._late, None
+        self._held = None
         if late is not None:
             late()
         else:
             super().expired()
+
+    def stopped(self) -> None:
+        """The worker shuts down: who is held waits no longer."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._late = None
+            held(_STOPPED)
 
     def relay(self, command: Command, then: Callable[[Relayed | Failure], None]) -> None:
         """Ask the default upstream; its reply goes to ``then``."""
@@ -90,12 +103,16 @@ class Entrance(Approach):
         chain = self._begin(mechanism)
         target, current = Target(s.plan.default_upstream), credentials
         refused: list[Refuse] = []
+        hold = Hold(0.0)
 
         def use(entry: Entry, verdict: Any) -> bool:
-            nonlocal target, current
+            nonlocal target, current, hold
             if isinstance(verdict, Refuse):
                 refused.append(verdict)
                 return True
+            if isinstance(verdict, Hold):
+                hold = max(hold, verdict, key=lambda one: one.seconds)
+                return False
             current = verdict.credentials or current
             try:
                 target = target.routed(verdict, s.plan.upstreams)
@@ -107,20 +124,55 @@ class Entrance(Approach):
             if verdict.upstream is not None:
                 # A later plugin reads it from the view.
                 s.view.upstream = target.upstream
+            if verdict.groups is not None:
+                s.view.groups = frozenset(verdict.groups)
             return False
+
+        def go_on() -> None:
+            self._at_upstream(chain, verb, target.keyed(current.user), current)
 
         def then() -> None:
             if refused:
-                reason = refused[0].reason or "refused by a plugin"
-                self._decided(chain, verb, Refusal(refused[0].text, refused[0].code, reason), refused[0])
+                self._decided(chain, verb, as_refusal(refused[0]), refused[0])
+            elif hold.seconds:
+                self._hold(hold, go_on, lambda why: self._decided(chain, verb, why))
             else:
-                self._at_upstream(chain, verb, target.keyed(current.user), current)
+                go_on()
 
         hooks.call(s, chain["on_login"], lambda: (s.view, current), use, then)
 
-    def refuse(self, refusal: Refusal, mechanism: str, verb: Verb) -> None:
-        """The client's side of a mechanism failed: a login that is refused before anybody was asked."""
-        self._decided(self._begin(mechanism), verb, refusal)
+    def refuse(self, refusal: Refusal, mechanism: str, verb: Verb, how: Refuse = AT_ONCE) -> None:
+        """The client's side of a mechanism failed, or on_verifier refused: a login that never reaches on_login."""
+        self._decided(self._begin(mechanism), verb, refusal, how)
+
+    def _hold(self, hold: Hold, then: Callable[[], None], ended: Callable[[Refusal], None]) -> None:
+        """Let the login wait; ``ended`` hears of a shutdown that comes first, or came already."""
+        s = self.s
+        if s.deaf:
+            ended(_STOPPED)
+            return
+        # A leg that was opened early would keep a place for somebody who only waits.
+        self.drop()
+        seconds = min(hold.seconds, s.plan.timeouts.pre_auth)
+        s.note("info", "login_held", seconds=seconds, reason=hold.reason, mechanism=self._mechanism)
+        since = s.clock()
+
+        def over() -> None:
+            # The attempt takes as long as the work for it takes.
+            self._at += s.clock() - since
+            then()
+
+        def stopped(why: Refusal) -> None:
+            self._at += s.clock() - since
+            ended(why)
+
+        self._held = stopped
+        self._wait_for(seconds, over)
+
+    def _wait_for(self, seconds: float, then: Callable[[], None]) -> None:
+        """The session's own deadline: whoever waits costs no task, and one who goes away leaves nothing behind."""
+        self._late = then
+        self.s.deadline = self.s.clock() + min(seconds, self.s.plan.timeouts.pre_auth)
 
     def _begin(self, mechanism: str) -> Chain:
         s = self.s
@@ -170,40 +222,45 @@ class Entrance(Approach):
 
         self.prepared(target, prepared)
 
-    def _decided(
-        self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn, how: Refuse = _AT_ONCE
-    ) -> None:
+    def _decided(self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn, how: Refuse = AT_ONCE) -> None:
         """on_login_result, then the reply. Promise 4: a login that failed leaves no leg behind."""
         s = self.s
-        if isinstance(outcome, Refusal):
-            code = None if outcome.code is None else outcome.code.value.decode("ascii")
-            result = LoginResult(False, code, outcome.text, outcome.reason, s.view.upstream or "")
-            reply = outcome.line()
+        refused = outcome if isinstance(outcome, Refusal) else None
+        if refused is not None:
+            result, reply = self._result(refused), refused.line()
             self.drop()
         else:
+            assert isinstance(outcome, LoggedIn)
             text = outcome.line[4:-2].decode("utf-8", "backslashreplace")
             result = LoginResult(True, None, text, "", s.view.upstream or "")
             # The upstream's own line: it may say how many messages wait.
             reply = outcome.line
 
-        broken: list[Refuse] = []
-
         def use(entry: Entry, verdict: Any) -> bool:
-            nonlocal reply
-            if isinstance(verdict, Refuse):
-                broken.append(verdict)
-            elif verdict.ok != result.ok:
-                raise Lie("Answer: other words are possible, another outcome is not")
-            else:
+            nonlocal refused, result, reply, how
+            if isinstance(verdict, Answer):
+                if verdict.ok != result.ok:
+                    raise Lie("Answer: other words are possible, another outcome is not")
                 reply = ok(verdict.text) if verdict.ok else err(verdict.text, verdict.code and verdict.code.value)
+                return False
+            if refused is None:
+                # The others hear how it ends now; nobody reads what the upstream says from here on.
+                refused, how = as_refusal(verdict), verdict
+                s.view.login = None
+                self.drop()
+            elif verdict is hooks.BROKEN:
+                return False
+            elif refused.code is None and verdict.text.startswith("["):
+                raise Lie("Refuse: a text that begins with [ is read as a code, and this login failed without one")
+            else:
+                refused = replace(refused, text=verdict.text)
+                how = replace(how, delay=max(how.delay, verdict.delay), close=how.close or verdict.close)
+            result, reply = self._result(refused), refused.line()
             return False
 
         def then() -> None:
-            if isinstance(outcome, Refusal):
-                self._turned_away(verb, reply, outcome, how)
-            elif broken:
-                refusal = Refusal(broken[0].text, broken[0].code, broken[0].reason)
-                self._turned_away(verb, refusal.line(), refusal)
+            if refused is not None:
+                self._turned_away(verb, reply, refused, how)
             elif self._leg is None:
                 lost = Failure(Kind.LOST, "lost at the end of the login").refusal()
                 self._turned_away(verb, lost.line(), lost)
@@ -212,6 +269,11 @@ class Entrance(Approach):
 
         self._desk.suspend()
         hooks.call(s, chain["on_login_result"], lambda: (s.view, result), use, then)
+
+    def _result(self, refused: Refusal) -> LoginResult:
+        """What on_login_result is told of a refusal."""
+        code = None if refused.code is None else refused.code.value.decode("ascii")
+        return LoginResult(False, code, refused.text, refused.reason, self.s.view.upstream or "")
 
     def _entered(self, verb: Verb, reply: bytes, leg: Leg) -> None:
         s = self.s
@@ -227,13 +289,16 @@ class Entrance(Approach):
         known = s.knowledge.get(leg.target.place)
         s.transact(known is not None and b"PIPELINING" in known, self._desk.rest())
 
-    def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal, how: Refuse = _AT_ONCE) -> None:
+    def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal, how: Refuse = AT_ONCE) -> None:
         s = self.s
         result = REFUSED[refusal.code][1] if refusal.code is not None else "policy"
+        if how.limited:
+            result = "rate_limited"
         s.meter.auth(self._mechanism, result, s.clock() - self._at)
-        s.count(verb.index, DENIED if result == "policy" else ERR)
+        s.count(verb.index, DENIED if result in ("policy", "rate_limited") else ERR)
         code = None if refusal.code is None else refusal.code.value.decode("ascii")
         s.note("info", "login_failed", code=code, reason=refusal.reason, mechanism=self._mechanism)
+        s.view.login = None
         self.drop()
 
         def say() -> None:
@@ -245,11 +310,14 @@ class Entrance(Approach):
                 self._desk.turned_away(reply, refusal.code, self._document)
 
         if how.delay:
-            # The session's own deadline: whoever waits costs no task, and one who goes away leaves nothing behind.
-            self._late = say
-            s.deadline = s.clock() + min(how.delay, s.plan.timeouts.pre_auth)
+            self._wait_for(how.delay, say)
         else:
             say()
+
+
+def as_refusal(verdict: Refuse) -> Refusal:
+    """The reply that ``verdict`` asks for."""
+    return Refusal(verdict.text, verdict.code, verdict.reason or "refused by a plugin")
 
 
 def shown(name: str) -> str:

@@ -12,6 +12,7 @@ from popproxy.api.credentials import Bearer, Credentials, Digest, Password, Veri
 from popproxy.api.verdicts import Refuse, Rename
 from popproxy.core import hooks
 from popproxy.core.chain import Entry
+from popproxy.core.entrance import AT_ONCE, as_refusal
 from popproxy.core.failures import Failure
 from popproxy.core.hooks import Lie
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
@@ -73,8 +74,8 @@ class Desk(Protocol):
         """Credentials are complete."""
         ...
 
-    def refuse(self, refusal: Refusal, mechanism: str) -> None:
-        """There will be no credentials: the login of AUTH is refused."""
+    def refuse(self, refusal: Refusal, mechanism: str, how: Refuse = AT_ONCE) -> None:
+        """There will be no credentials: the login of AUTH is refused, late or for good if ``how`` says so."""
         ...
 
     def denied(self, reply: bytes) -> None:
@@ -244,8 +245,7 @@ class Exchange:
         def then() -> None:
             if refused:
                 self.server = None
-                reason = refused[0].reason or "refused by a plugin"
-                self._desk.refuse(Refusal(refused[0].text, refused[0].code, reason), self._name)
+                self._desk.refuse(as_refusal(refused[0]), self._name, refused[0])
                 return
             shapes = s.knowledge.shapes
             self._decoy = not found

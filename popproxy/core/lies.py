@@ -20,6 +20,7 @@ from popproxy.api.verdicts import (
     Grow,
     Hangup,
     Hide,
+    Hold,
     Keep,
     Refuse,
     Rename,
@@ -35,8 +36,8 @@ ALLOWED: dict[str, tuple[type, ...]] = {
     "on_connect": (Refuse,),
     "on_capabilities": (Capabilities,),
     "on_verifier": (Verifier, Rename, Refuse),
-    "on_login": (Refuse, Route),
-    "on_login_result": (Answer,),
+    "on_login": (Refuse, Hold, Route),
+    "on_login_result": (Answer, Refuse),
     "unneeded": (frozenset,),
     "growth": (int,),
     "pace": (Sequence,),
@@ -78,6 +79,8 @@ def check(hook: str, verdict: object) -> None:
             wrong = unsendable(verdict.credentials)
             if wrong is not None:
                 raise Lie(f"Route: {wrong}")
+        if verdict.groups is not None and not all(verdict.groups):
+            raise Lie("Route: a group without a name")
     elif isinstance(verdict, Rename):
         if not verdict.user:
             raise Lie("Rename: the user name is empty")

@@ -15,6 +15,7 @@ AUTH_RESULTS: tuple[str, ...] = (
     "bad_credentials",
     "tempfail",
     "policy",
+    "rate_limited",
     "in_use",
     "tls_required",
     "malformed",

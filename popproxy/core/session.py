@@ -231,6 +231,8 @@ class Session:
     def stop(self) -> None:
         """The worker shuts down: an idle session ends without a word, a streaming one behind its reply."""
         self.leave("shutdown")
+        if isinstance(self._stage, Authorization):
+            self._stage.stopped()
         self._settle()
 
     def summary(self) -> SessionSummary:

@@ -104,7 +104,7 @@ class Metric:
 
 OUTCOMES: Values = ("ok", "err", "denied", "timeout", "upstream_lost", "malformed")
 AUTH_RESULTS: Values = (
-    "ok", "bad_credentials", "tempfail", "policy", "in_use", "tls_required", "malformed", "aborted",
+    "ok", "bad_credentials", "tempfail", "policy", "rate_limited", "in_use", "tls_required", "malformed", "aborted",
 )  # fmt: skip
 MECHANISMS: Values = (
     "USER", "PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP", OTHER,
@@ -129,7 +129,7 @@ STATES: dict[str, str] = {
 }
 """Phase of a session: the RFC 1939 state it is counted under."""
 
-ATTEMPTED: frozenset[str] = frozenset({"ok", "bad_credentials", "tempfail", "policy", "in_use"})
+ATTEMPTED: frozenset[str] = frozenset({"ok", "bad_credentials", "tempfail", "policy", "rate_limited", "in_use"})
 """Results of a login whose credentials were complete: the ones that have a duration."""
 TRANSFERS: Values = ("RETR", "TOP", "LIST", "UIDL")
 REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls", "overload")

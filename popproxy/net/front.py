@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class Front:
 
     def view(self) -> SessionView:
         """A view for a new connection."""
-        return SessionView(self._next_id(), self.listener.name)
+        return SessionView(self._next_id(), self.listener.name, began=time.time())
 
     def enter(self) -> tuple[Literal["limit", "overload"], str] | None:
         """A client was accepted: count it. When there is no room, why: then it does not stay."""

@@ -107,6 +107,11 @@ EVENTS: dict[str, Event] = {
         "A login was refused. `client` and `reason` are what fail2ban needs.",
         (*_WHO, "user", "mechanism", "upstream", "code", "reason", "detail"),
     ),
+    "login_held": Event(
+        "info",
+        "A plugin lets a login wait before it goes on.",
+        (*_WHO, "user", "mechanism", "seconds", "reason"),
+    ),
     "session": Event(
         "info",
         "A session is over: the one line that tells everything about it.",

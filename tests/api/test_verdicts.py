@@ -16,6 +16,7 @@ from popproxy.api import (
     Grow,
     Hangup,
     Hide,
+    Hold,
     Keep,
     Refuse,
     Rename,
@@ -32,6 +33,7 @@ from popproxy.api import (
 
 ALL = [
     Refuse(),
+    Hold(2),
     Rewrite(parse(b"NOOP")),
     Answer(True),
     Keep(),

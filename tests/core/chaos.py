@@ -24,6 +24,7 @@ from popproxy.api import (
     Hangup,
     HeaderFilter,
     Hide,
+    Hold,
     Password,
     Plugin,
     Refuse,
@@ -181,8 +182,13 @@ PLUGINS: list[Callable[[Fail], list[Any]]] = [
     ],
     lambda fail: [makes_possible(plugin(fail, on_verifier=waits, on_login=waits, on_login_result=waits))],
     lambda fail: [
-        plugin(fail, on_verifier=lie, on_login=third_time()),
+        plugin(fail, on_verifier=lie, on_login=third_time(), on_login_result=lie),
         makes_possible(plugin(fail, on_verifier=lambda *_: VERIFIER)),
+    ],
+    lambda fail: [
+        plugin(fail, on_login=lambda *_: Hold(5), on_login_result=waits),
+        plugin(fail, on_login=waits, on_login_result=third_time()),
+        plugin(fail, on_login_result=waits),
     ],
 ]  # fmt: skip
 
@@ -225,6 +231,8 @@ VERDICTS: list[Any] = [
     Rewrite(parse(b"QUIT")), Hide(frozenset({2})), Sizes({1: 5}), Edit([("A", "b")], ["X*"]), Replace(b"new"),
     Grow(64), Replace(b"n", 90),
     Capabilities(), 5, VERIFIER, VERIFIER, Rename("ann"), Route(None, Bearer("joe", SECRET)),
+    Hold(20), Hold(1e9), Refuse("no", Code.AUTH, delay=20, limited=True), Refuse("no", delay=1, close=True),
+    Route(groups=("staff",)), Route(groups=("",)), Refuse("[AUTH] no", None),
 ]  # fmt: skip
 FAILURES = [Failure(kind, "drawn") for kind in Kind]
 EVENTS = [
@@ -422,7 +430,9 @@ class Chaos:
         assert s.deadline < inf or waits_for, "nobody is watched"
         stage: Any = s._stage
         owes = s.upstream_open and (stage.busy if isinstance(stage, Authorization) else bool(stage.flight))
-        assert s.want_client or s.pulling or s.blocked or waits_for or owes, "the client waits for nobody"
+        late = isinstance(stage, Authorization) and stage._entrance._late is not None
+        assert not late or stage.busy, "somebody is held who may go on"
+        assert s.want_client or s.pulling or s.blocked or waits_for or owes or late, "the client waits for nobody"
         assert s.want_upstream or s.pulling or waits_for, "the upstream waits for nobody"
         if self.policy.tls == "starttls" and self.clear:
             assert not re.search(rb"(?m)^(?:USER|PASS|RPOP|AUTH)", rig.upstream_out), "promise 5"

@@ -21,6 +21,7 @@ from popproxy.api import (
     Hangup,
     HeaderFilter,
     Hide,
+    Hold,
     Keep,
     Pace,
     Password,
@@ -40,6 +41,7 @@ from popproxy.core.lies import ALLOWED, Lie, check, check_growth, unsendable
 
 VERDICTS: list[Any] = [
     Refuse(),
+    Hold(2.5),
     Answer(True),
     Hangup(),
     Keep("kept"),
