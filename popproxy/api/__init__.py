@@ -3,6 +3,7 @@
 from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, External, Password, Verified
 from popproxy.api.explained import Explained
+from popproxy.api.groups import group_names
 from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
 from popproxy.api.names import LOGIN_MECHANISMS, TRANSACTION_COMMANDS, ConfigNames, Problem
@@ -188,6 +189,7 @@ __all__ = [
     "WatchedFile",
     "Window",
     "bounded_pattern",
+    "group_names",
     "parse",
     "saslprep",
     "server_host",

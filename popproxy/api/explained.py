@@ -27,7 +27,7 @@ class Explained:
         """Raises TypeError for a field of another type: steps that are one string, say."""
         given: list[tuple[Any, Any]] = [(self.steps, tuple), (self.user, str | None), (self.upstream, str | None)]
         given += [(self.key, str | None), (self.refused, bool), *((step, str) for step in self.steps)]
-        given += [(self.groups, tuple | None), *((group, str) for group in self.groups or ())]
+        given += [(self.groups, (tuple, type(None))), *((group, str) for group in self.groups or ())]
         if not all(isinstance(value, kind) for value, kind in given):
             raise TypeError(
                 "Explained takes steps (a tuple of str), user, upstream, key (str or None), refused (bool), "

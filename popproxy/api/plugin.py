@@ -199,7 +199,9 @@ class Plugin(Generic[C]):
 
         No hook: called on a plugin that was made and never started, without services and without a loop; it may read
         files and must not use the network. ``session.user`` is the name the client gave, ``user`` what the plugins
-        before this one made of it, ``session.upstream`` where one of them routed the login (None: nowhere yet).
+        before this one made of it, ``session.upstream`` where one of them routed the login (None: nowhere yet),
+        ``session.groups`` what they or ``--group`` say. ``session.began`` is now: the time that ``--at`` says.
+        ``session.mechanism`` is None unless ``--mechanism`` says it.
         """
 
 

@@ -131,6 +131,19 @@ def _add_explain(commands: Commands) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether the client uses TLS (default: wherever it can)",
     )
+    explain.add_argument(
+        "--at",
+        metavar="TIME",
+        help="when the client connects, like 2026-12-24T18:00 (local time) or 2026-12-24T18:00+01:00 (default: now)",
+    )
+    explain.add_argument("--mechanism", metavar="M", type=str.upper, help="how it logs in: USER for USER and PASS")
+    explain.add_argument(
+        "--group",
+        metavar="G",
+        action="append",
+        default=[],
+        help="a group the user is in, as if a look-up had said so; may be repeated",
+    )
     explain.add_argument("--json", action="store_true", help="print JSON")
     _add_source(explain)
     explain.set_defaults(run=_explain)
@@ -265,6 +278,8 @@ def _explain(arguments: argparse.Namespace) -> int:
         ip_address(arguments.ip)
     except ValueError:
         raise UsageError(f"--ip: {arguments.ip!r} is no IP address; write it like 192.0.2.7 or 2001:db8::7") from None
+    began = _moment(arguments.at)
+    _check_mechanism(arguments.mechanism)
     found = _loaded(arguments)
     if found is None:
         return EX_CONFIG
@@ -275,9 +290,10 @@ def _explain(arguments: argparse.Namespace) -> int:
     names = [listener.name for listener in loaded.plan.listeners]
     if arguments.listener is not None and arguments.listener not in names:
         raise UsageError(f"--listener: there is no listener {arguments.listener!r}; write one of: {', '.join(names)}")
-    from popproxy.run.explain import explain, render
+    from popproxy.run.explain import Assumed, explain, render
 
-    explanation = explain(loaded.plan, arguments.user, arguments.ip, arguments.listener, arguments.tls)
+    assumed = Assumed(began, arguments.mechanism, tuple(arguments.group))
+    explanation = explain(loaded.plan, arguments.user, arguments.ip, arguments.listener, arguments.tls, assumed)
     if arguments.json:
         import json
 
@@ -285,6 +301,31 @@ def _explain(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(render(explanation))
     return EX_OK
+
+
+def _moment(text: str | None) -> float:
+    """Seconds since the epoch of what --at says; now without it."""
+    import time
+    from datetime import UTC, datetime
+
+    if text is None:
+        return time.time()
+    try:
+        began = datetime.fromisoformat(text).timestamp()
+        # What cannot be shown in UTC is no time, either.
+        datetime.fromtimestamp(began, UTC)
+        return began
+    except (ValueError, OverflowError, OSError):
+        wrong = f"--at: {text!r} is no time; write it like 2026-12-24T18:00, with a zone 2026-12-24T18:00+01:00"
+        raise UsageError(wrong) from None
+
+
+def _check_mechanism(name: str | None) -> None:
+    from popproxy.core.meter import MECHANISMS
+
+    known = MECHANISMS[:-1]
+    if name is not None and name not in known:
+        raise UsageError(f"--mechanism: {name!r} is none that popproxy has; write one of: {', '.join(known)}")
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -90,11 +91,14 @@ class ListenerView:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The whole answer. ``upstreams`` are those the listeners lead to. Timeouts in seconds, limits in octets and
-    counts."""
+    """The whole answer. ``at``, ``mechanism`` and ``groups`` are what was assumed; ``at`` is ISO 8601 in UTC, empty for
+    none. ``upstreams`` are those the listeners lead to. Timeouts in seconds, limits in octets and counts."""
 
     user: str
     ip: str
+    at: str
+    mechanism: str | None
+    groups: tuple[str, ...]
     listeners: tuple[ListenerView, ...]
     upstreams: tuple[UpstreamView, ...]
     timeouts: dict[str, float]
@@ -105,25 +109,44 @@ class Explanation:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What is taken for given of a session: when it ``began`` (seconds since the epoch), how the client logs in (None:
+    nothing is known of that), and the groups that a plugin in front of all others would name."""
+
+    began: float = 0.0
+    mechanism: str | None = None
+    groups: tuple[str, ...] = ()
+
+
 def explain(
-    plan: Plan, user: str, ip: str, listener: str | None = None, tls: bool | None = None
+    plan: Plan,
+    user: str,
+    ip: str,
+    listener: str | None = None,
+    tls: bool | None = None,
+    assumed: Assumed | None = None,
 ) -> Explanation:
     """What happens to ``user`` (octets that are no UTF-8 as surrogates) who connects from ``ip`` (an IP address).
 
     ``listener`` limits the answer to one. ``tls`` None assumes that the client uses TLS wherever it can. Raises
     ValueError for what is no address, KeyError for an unknown listener.
     """
+    assumed = assumed or Assumed()
     address = ip_address(ip)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     chosen = [item for item in plan.listeners if listener in (None, item.name)]
     if not chosen:
         raise KeyError(listener)
-    listeners = tuple(_listener(plan, item, user, address, tls) for item in chosen)
+    listeners = tuple(_listener(plan, item, user, address, tls, assumed) for item in chosen)
     leads = dict.fromkeys(item.upstream for item in listeners if item.upstream is not None)
     return Explanation(
         user=text(user),
         ip=str(address),
+        at=datetime.fromtimestamp(assumed.began, UTC).isoformat(timespec="seconds") if assumed.began else "",
+        mechanism=assumed.mechanism,
+        groups=tuple(text(group) for group in assumed.groups),
         listeners=listeners,
         upstreams=tuple(_upstream(plan, name, listeners) for name in leads),
         timeouts={name: float(value) for name, value in asdict(plan.timeouts).items()},
@@ -131,12 +154,15 @@ def explain(
     )
 
 
-def _listener(whole: Plan, plan: ListenerPlan, name: str, address: Address, asked: bool | None) -> ListenerView:
+def _listener(
+    whole: Plan, plan: ListenerPlan, name: str, address: Address, asked: bool | None, assumed: Assumed
+) -> ListenerView:
     secure = _secure(plan, asked)
     connects, connects_because = _connects(plan, address)
     logs_in, logs_in_because = _logs_in(plan, secure)
     user = shown(name)
     view = _view(plan, user, address, secure)
+    view.began, view.mechanism, view.groups = assumed.began, assumed.mechanism, frozenset(assumed.groups)
     steps = walk(whole, plan, view, name)
     refused = bool(steps) and steps[-1].refused
     login, where, key = text(name), whole.default_upstream, None
@@ -296,6 +322,12 @@ def _login(upstream: UpstreamPlan) -> str:
 def render(explanation: Explanation) -> str:
     """The answer as text."""
     lines = [f"{explanation.user} from {explanation.ip}"]
+    if explanation.at:
+        lines.append(f"at {explanation.at}")
+    if explanation.mechanism is not None:
+        lines.append(f"logs in by {explanation.mechanism}")
+    if explanation.groups:
+        lines.append(f"in groups {', '.join(explanation.groups)}")
     for listener in explanation.listeners:
         lines += ["", *_listener_lines(listener)]
     for upstream in explanation.upstreams:
@@ -340,7 +372,8 @@ def _steps_lines(steps: Sequence[StepView]) -> Iterator[str]:
             said.append(f"cannot be explained: {step.failed}")
         if step.silent:
             said.append("does not explain itself: it may refuse, rename or route")
-        said.append("= refused" if step.refused else f"= {step.user} at {step.upstream}")
+        groups = f", groups {', '.join(step.groups)}" if step.groups else ""
+        said.append("= refused" if step.refused else f"= {step.user} at {step.upstream}{groups}")
         for place, line in enumerate(said):
             yield f"    {'' if place else step.plugin:<{width}}  {line}"
 

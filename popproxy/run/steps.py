@@ -25,7 +25,7 @@ class StepView:
     """One plugin: its steps in words, and the name, the upstream and the key for sticky balancing behind it.
 
     ``failed`` says why it could not be explained. ``silent``: it looks at logins and does not explain itself, so what
-    stands behind it may be otherwise. ``refused``: the login ends here.
+    stands behind it may be otherwise. ``refused``: the login ends here. ``groups``: those the user is in behind it.
     """
 
     plugin: str
@@ -36,10 +36,13 @@ class StepView:
     silent: bool = False
     refused: bool = False
     key: str | None = None
+    groups: tuple[str, ...] = ()
 
 
 def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tuple[StepView, ...]:
     """The plugins that have a say in the login of ``user`` (octets that are no UTF-8 as surrogates), in their order.
+
+    ``view`` is the session as it is before them: its groups hold until a plugin says others.
 
     ``when`` is judged by the name the client gave, as in a session. Plugins that have nothing to say are left out.
     """
@@ -50,14 +53,15 @@ def walk(plan: Plan, listener: ListenerPlan, view: SessionView, user: str) -> tu
 def _steps(plan: Plan, chain: Chain, view: SessionView, user: str) -> Iterator[StepView]:
     at_login = {entry.subscriber.name for entry in chain["on_login"]}
     upstream, routed, key = plan.default_upstream, None, None
+    groups = tuple(sorted(view.groups))
     for subscriber in chain.subscribers:
         plugin = subscriber.plugin
-        here = StepView(subscriber.name, (), text(user), upstream, key=key)
+        here = StepView(subscriber.name, (), text(user), upstream, key=key, groups=groups)
         if not overrides(type(plugin), "explain"):
             if subscriber.name in at_login:
                 yield replace(here, silent=True)
             continue
-        found = _asked(plugin, replace(view, upstream=routed, slots={}), user)
+        found = _asked(plugin, replace(view, upstream=routed, groups=frozenset(groups), slots={}), user)
         if isinstance(found, str):
             yield replace(here, failed=found)
             continue
@@ -70,8 +74,9 @@ def _steps(plan: Plan, chain: Chain, view: SessionView, user: str) -> Iterator[S
         routed = found.upstream or routed
         upstream = routed or upstream
         key = key if found.key is None else found.key
+        groups = groups if found.groups is None else tuple(text(group) for group in found.groups)
         steps = tuple(text(step) for step in found.steps)
-        yield StepView(subscriber.name, steps, text(user), upstream, refused=found.refused, key=key)
+        yield StepView(subscriber.name, steps, text(user), upstream, refused=found.refused, key=key, groups=groups)
         if found.refused:
             return
 

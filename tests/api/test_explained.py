@@ -21,6 +21,8 @@ def test_what_is_left_out_is_left_alone() -> None:
         {"steps": (), "user": b"joe"},
         {"steps": (), "upstream": 5},
         {"steps": (), "refused": "yes"},
+        {"steps": (), "groups": "staff"},
+        {"steps": (), "groups": ("staff", 5)},
     ],
 )
 def test_a_wrong_type_fails_where_it_is_made(fields: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -237,9 +238,26 @@ def test_a_loop_that_is_not_installed(
 def test_explain(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["explain", "--user", "bob", "--ip", "192.0.2.1", "--config", str(good)]
     assert main(argv) == 0
-    assert capsys.readouterr().out.startswith("bob from 192.0.2.1\n\nlistener pop3s  127.0.0.1:9995")
+    shown = capsys.readouterr().out
+    assert shown.startswith("bob from 192.0.2.1\nat ") and "\n\nlistener pop3s  127.0.0.1:9995" in shown
     assert main([*argv, "--json"]) == 0
     assert [upstream["name"] for upstream in json.loads(capsys.readouterr().out)["upstreams"]] == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [
+        ("2026-12-24T18:00+01:00", "2026-12-24T17:00:00+00:00"),
+        ("2026-12-24T18:00:30Z", "2026-12-24T18:00:30+00:00"),
+        ("2026-12-24T18:00", datetime(2026, 12, 24, 18).astimezone(UTC).isoformat()),
+        ("2026-12-24", datetime(2026, 12, 24).astimezone(UTC).isoformat()),
+    ],
+)
+def test_explain_of_another_time(at: str, shown: str, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["explain", "--user", "bob", "--config", str(good), "--at", at, "--mechanism", "scram-sha-256"]
+    assert main([*argv, "--group", "staff", "--group", "dev", "--json"]) == cli.EX_OK
+    told = json.loads(capsys.readouterr().out)
+    assert (told["at"], told["mechanism"], told["groups"]) == (shown, "SCRAM-SHA-256", ["staff", "dev"])
 
 
 def test_explain_takes_any_user_and_no_address(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,6 +277,9 @@ def test_explain_without_a_file_and_without_tls(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--at", "tomorrow"], "--at: 'tomorrow' is no time; write it like 2026-12-24T18:00"),
+        (["--at", "0001-01-01T00:00+23:59"], "is no time"),
+        (["--mechanism", "NTLM"], "--mechanism: 'NTLM' is none that popproxy has; write one of: USER, PLAIN"),
         (["--ip", "nowhere"], "--ip: 'nowhere' is no IP address; write it like 192.0.2.7"),
         (["--ip", "::1", "--listener", "imap"], "--listener: there is no listener 'imap'; write one of: pop3s"),
     ],

@@ -13,7 +13,7 @@ from popproxy.config.load import load
 from popproxy.config.plan import ListenerPlan, Plan
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.core.conditions import Condition, condition
-from popproxy.run.explain import Explanation, explain, render
+from popproxy.run.explain import Assumed, Explanation, explain, render
 from popproxy.run.steps import StepView, text, walk
 
 CONFIG = """
@@ -134,7 +134,8 @@ def test_a_plugin_that_raises_is_contained_and_shown_without_its_words(plan: Pla
     assert "test_steps.py:" in steps[0].failed
     assert steps[1].failed.startswith("SystemExit: raised at ")
     assert steps[2].failed == (
-        "TypeError: Explained takes steps (a tuple of str), user, upstream, key (str or None), refused (bool)"
+        "TypeError: Explained takes steps (a tuple of str), user, upstream, key (str or None), refused (bool), "
+        "groups (a tuple of str, or None)"
     )
     assert after.asked == [("joe@example.com", "joe@example.com", None)]
     explanation = explained(chain)
@@ -218,3 +219,41 @@ def test_a_name_that_is_no_utf_8_goes_on_as_it_is_and_is_shown_as_escapes(plan: 
     assert step.user == "joe\\xff"
     assert step.steps == ("say \\x1b[2J\\xfe\\n",)
     assert text("\ud800") == "\\ud800"
+
+
+class Asks(Plugin[PluginConfig]):
+    """Keeps the session it is asked about."""
+
+    def __init__(self, groups: tuple[str, ...] | None = None) -> None:
+        super().__init__(PluginConfig())
+        self.groups = groups
+        self.seen: list[tuple[float, str | None, frozenset[str]]] = []
+
+    def explain(self, session: SessionView, user: str) -> Explained | None:
+        self.seen.append((session.began, session.mechanism, session.groups))
+        return Explained(("looked",), groups=self.groups)
+
+
+def test_what_is_assumed_is_what_plugins_see_until_one_says_other_groups(plan: Plan) -> None:
+    one, two, three = Asks(), Asks(("dev", "ops")), Asks()
+    assumed = Assumed(1_767_268_800.0, "XOAUTH2", ("staff",))
+    explanation = explain(chained(plan, one, two, three), "joe", "127.0.0.1", "pop3s", None, assumed)
+    given = (1_767_268_800.0, "XOAUTH2")
+    assert [plugin.seen for plugin in (one, two, three)] == [
+        [(*given, frozenset({"staff"}))],
+        [(*given, frozenset({"staff"}))],
+        [(*given, frozenset({"dev", "ops"}))],
+    ]
+    assert [step.groups for step in explanation.listeners[0].steps] == [("staff",), ("dev", "ops"), ("dev", "ops")]
+    shown = render(explanation)
+    assert shown.startswith("joe from 127.0.0.1\nat 2026-01-01T12:00:00+00:00\nlogs in by XOAUTH2\nin groups staff\n")
+    assert "= joe at main, groups dev, ops\n" in shown
+    told = json.loads(json.dumps(explanation.as_dict()))
+    assert (told["at"], told["mechanism"], told["groups"]) == ("2026-01-01T12:00:00+00:00", "XOAUTH2", ["staff"])
+    assert told["listeners"][0]["steps"][1]["groups"] == ["dev", "ops"]
+
+
+def test_a_plugin_may_say_that_there_are_no_groups(plan: Plan) -> None:
+    last = Asks()
+    explain(chained(plan, Asks(()), last), "joe", "127.0.0.1", "pop3s", None, Assumed(groups=("staff",)))
+    assert last.seen == [(0.0, None, frozenset())]

@@ -143,7 +143,9 @@ class AuthFile(Plugin[AuthFileConfig]):
             steps.append("disabled" if found.disabled else f"not from {session.client}")
         if found.host is not None:
             steps.append(f"goes to {found.host}" + (f" port {found.port}" if found.port else ""))
-        return Explained(tuple(steps), found.destuser, found.upstream, refused)
+        if found.groups is not None:
+            steps.append(f"groups {', '.join(found.groups)}")
+        return Explained(tuple(steps), found.destuser, found.upstream, refused, groups=found.groups)
 
     async def start(self, services: Services) -> None:
         self._services = services
@@ -246,9 +248,8 @@ class AuthFile(Plugin[AuthFileConfig]):
                 # _denied() has let nobody through who would act as another one.
                 new = Verified(name)
         server = None if found.host is None else ServerAddress(found.host, found.port, found.tls)
-        if found.upstream is None and server is None and new is None:
-            return None
-        return Route(found.upstream, new, server)
+        route = Route(found.upstream, new, server, groups=found.groups)
+        return None if route == Route() else route
 
 
 def _password(credentials: Credentials) -> bytes:

@@ -14,13 +14,16 @@ from hmac import digest
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
-from popproxy.api import LineError, server_host
+from popproxy.api import LineError, group_names, server_host
 from popproxy_plugins.auth_file.schemes import Secret, parse
 
 Network = IPv4Network | IPv6Network
 Tls = Literal["off", "starttls", "implicit"]
 
-FIELDS = ("allow_nets", "destuser", "disabled", "host", "nologin", "pass", "port", "ssl", "starttls", "tls", "upstream")
+FIELDS = (
+    "allow_nets", "destuser", "disabled", "groups", "host", "nologin", "pass", "port", "ssl", "starttls", "tls",
+    "upstream",
+)  # fmt: skip
 """Extra fields that count. ``proxy`` and the like may be there: a ``host`` says it all."""
 
 _LOCKED = re.compile(r"(?:\{CRYPT\})?(?:x|[*!].*)", re.IGNORECASE)
@@ -44,6 +47,7 @@ class User:
     networks: tuple[Network, ...] | None = None
     local: bool = True
     disabled: bool = False
+    groups: tuple[str, ...] | None = None
 
     @property
     def sendable(self) -> bytes | None:
@@ -167,6 +171,7 @@ def _user(line: str, number: int, scheme: str, judged_here: bool) -> User:
         networks,
         nets is None or "local" in nets.split(","),
         _flag(given, "disabled") or _flag(given, "nologin"),
+        _groups(given["groups"]) if "groups" in given else None,
     )
 
 
@@ -205,6 +210,13 @@ def _host(host: str) -> str:
         return server_host(host)
     except ValueError as error:
         raise ValueError(f"host=: {error}") from None
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    try:
+        return group_names(text)
+    except ValueError as error:
+        raise ValueError(f"groups=: {error}") from None
 
 
 def _port(port: str) -> int:

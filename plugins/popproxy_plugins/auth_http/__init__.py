@@ -221,7 +221,7 @@ class AuthHttp(Plugin[AuthHttpConfig]):
             return Refuse(AWAY, Code.SYS_TEMP, "auth_http: no Auth-Pass")
         user = credentials.user if answer.user is None else answer.user
         server = ServerAddress(answer.host, answer.port, config.tls)
-        return Route(config.upstream, Password(user, password), server)
+        return Route(config.upstream, Password(user, password), server, groups=answer.groups)
 
     def on_login_result(self, session: SessionView, result: LoginResult) -> None:
         key = _KEY.get(session)

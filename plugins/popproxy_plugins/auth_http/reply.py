@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from popproxy.api import Code, HttpReply, server_host
+from popproxy.api import Code, HttpReply, group_names, server_host
 
 TEXT = 400
 """Characters of an error text; a reply line has 512 octets (RFC 2449 section 4)."""
@@ -16,17 +16,20 @@ _CODES = {code.value.decode("ascii"): code for code in Code}
 
 
 class BadReply(Exception):
-    """A reply that cannot be used; the text names the header, and holds no value but of a server's address."""
+    """A reply that cannot be used; the text names the header, and holds no value but of a server's address or a
+    group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The login goes on at this server. ``user`` and ``password`` None are the client's."""
+    """The login goes on at this server. ``user`` and ``password`` None are the client's. ``groups`` None: nothing was
+    said of them."""
 
     host: str
     port: int
     user: str | None = None
     password: bytes | None = field(default=None, repr=False)
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ def read(reply: HttpReply) -> Answer:
         _port(_value(reply, "Auth-Port")),
         _value(reply, "Auth-User"),
         None if password is None else password.encode("utf-8", "surrogateescape"),
+        _groups(_value(reply, "Auth-Groups")),
     )
 
 
@@ -90,6 +94,13 @@ def _host(value: str | None) -> str:
         return server_host(value)
     except ValueError as error:
         raise BadReply(f"Auth-Server: {error}") from None
+
+
+def _groups(value: str | None) -> tuple[str, ...] | None:
+    try:
+        return None if value is None else group_names(value)
+    except ValueError as error:
+        raise BadReply(f"Auth-Groups: {error}") from None
 
 
 def _port(value: str | None) -> int:

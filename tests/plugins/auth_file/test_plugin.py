@@ -345,6 +345,13 @@ def test_a_new_file_counts_and_a_broken_one_does_not(tmp_path: Path) -> None:
     assert line.fields["detail"] == f"{path}:2: no colon: write user:password, or user: for one without a password"
 
 
+def test_groups_of_the_file_are_those_of_the_session(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "joe:{PLAIN}sesame::::::groups=staff,dev")
+    verdict = done(started(path).on_login(SESSION, Password("joe", b"sesame")))
+    assert verdict == Route(groups=("staff", "dev"))
+    assert AuthFile(AuthFileConfig(path=path)).explain(SESSION, "joe").groups == ("staff", "dev")
+
+
 # Options, check, explain
 
 
@@ -410,6 +417,12 @@ def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: 
             {},
             ("line 1 of {}; the password is judged by popproxy", "not from 192.0.2.1"),
             True,
+        ),
+        (
+            "joe:::::::groups=staff,dev",
+            {},
+            ("line 1 of {}; the password is judged by popproxy", "groups staff, dev"),
+            False,
         ),
         ("ann:", {}, ("not in {}: refused",), True),
         ("ann:", {"unknown": "pass"}, ("not in {}: passed on as it is",), False),

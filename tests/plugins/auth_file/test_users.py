@@ -65,6 +65,8 @@ def one(extra: str, **options: Any) -> User:
         ("pass=a:b%c", {"password": b"a:b%c"}),
         ("pass=\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), {"password": "\xff".encode()}),
         ("\t  host=a\t", {"host": "a"}),
+        ("groups=staff,dev", {"groups": ("staff", "dev")}),
+        ("", {"groups": None}),
     ],
 )
 def test_extra_fields(extra: str, values: dict[str, Any]) -> None:
@@ -98,6 +100,8 @@ BAD = [
     (b"joe:::::::port=110", "need host="),
     (b"joe:::::::starttls=yes", "need host="),
     (b"joe:::::::allow_nets=10.0.0.0/99", "is no network"),
+    (b"joe:::::::groups=", "groups= is empty"),
+    (b"joe:::::::groups=staff,", "groups=: '' is no group"),
     (b"joe:::::::destuser=%x", "destuser= has %x"),
     (b"joe:::::::destuser=a%", "destuser= has %"),
     (b"joe:::::::destuser=%d", "destuser=%d is empty for this user"),

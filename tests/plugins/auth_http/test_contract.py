@@ -117,6 +117,22 @@ def test_whatever_the_octets_are_they_come_back_and_break_no_line(octets: bytes)
     text.encode("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("value", "groups"), [(None, None), ("", ()), ("staff", ("staff",)), ("staff, dev", ("staff", "dev"))]
+)
+def test_groups(value: str | None, groups: tuple[str, ...] | None) -> None:
+    told = () if value is None else (("auth-groups", value),)
+    answer = read(HttpReply(200, (("Auth-Status", "OK"), ("Auth-Server", "a"), ("Auth-Port", "110"), *told)))
+    assert answer == Granted("a", 110, groups=groups)
+
+
+@pytest.mark.parametrize("value", ["a b", "a,,b", "x" * 65, ",".join(map(str, range(65)))])
+def test_groups_that_cannot_be_meant(value: str) -> None:
+    granted = (("Auth-Status", "OK"), ("Auth-Server", "a"), ("Auth-Port", "110"), ("Auth-Groups", value))
+    with pytest.raises(BadReply, match="Auth-Groups: "):
+        read(HttpReply(200, granted))
+
+
 @given(st.text(alphabet=st.characters(max_codepoint=0xFF, exclude_categories=[])), st.binary())
 def test_a_request_of_any_login_can_be_sent(user: str, password: bytes) -> None:
     name = user.encode("latin-1").decode("utf-8", "surrogateescape")

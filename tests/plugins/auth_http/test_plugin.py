@@ -82,6 +82,11 @@ def test_a_login_goes_on_at_the_server_that_the_back_end_names() -> None:
     assert result.counters["answers", "granted"] == 1
 
 
+def test_groups_of_the_back_end_are_those_of_the_session() -> None:
+    result = played(TRY + IN.replace("U> USER", CAPA + "U> USER"), Backend({**GRANTED, "Auth-Groups": "staff, dev"}))
+    assert result.session.groups == {"staff", "dev"}
+
+
 def test_name_and_password_of_the_back_end_are_used_upstream_and_logged_nowhere() -> None:
     backend = Backend({**GRANTED, "Auth-User": "j%oe", "Auth-Pass": "an other"})
     script = TRY + IN.replace("U> USER joe", CAPA + "U> USER j%oe").replace("U> PASS sesame", "U> PASS an other")
