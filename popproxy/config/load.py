@@ -13,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from popproxy.api.names import ConfigNames
 from popproxy.api.plugin import Fail, Plugin
-from popproxy.config import budgets, checks, registry, values
+from popproxy.config import budgets, checks, registry, storechecks, values
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.models import Admin, Config, Log, PluginTable, Protocol, When, default_name, plugin_use
 from popproxy.config.overload import Overload
 from popproxy.config.plan import Plan, compile_plan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
 from popproxy.config.report import Report
+from popproxy.config.store import Store
 from popproxy.config.translate import TABLE_KEYS, nearest
 from popproxy.config.upstream import Upstream
 from popproxy.config.values import Context
@@ -35,6 +36,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "timeouts": budgets.Timeouts,
     "limits": budgets.Limits,
     "protocol": Protocol,
+    "store": Store,
     "overload": Overload,
 }
 
@@ -257,13 +259,15 @@ def _check(data: Mapping[str, Any], draft: _Draft, report: Report) -> None:
     checks.plugin_names(draft.made, ConfigNames(tuple(upstreams), tuple(name for _, name in fronts)), report)
     if isinstance(tls, Tls) or "tls" not in data:
         checks.tls(tls if isinstance(tls, Tls) else Tls(), draft.listeners, report)
-    log, budget, protocol = (draft.tables.get(name) for name in ("log", "timeouts", "protocol"))
+    log, budget, protocol, store = (draft.tables.get(name) for name in ("log", "timeouts", "protocol", "store"))
     if isinstance(log, Log):
         checks.log(log, report)
     if isinstance(budget, budgets.Timeouts):
         checks.timeouts(budget, report)
     if isinstance(protocol, Protocol):
         checks.protocol(protocol, report)
+    if isinstance(store, Store):
+        storechecks.store(store, report)
 
 
 def _names(data: Mapping[str, Any], kind: str) -> list[tuple[tuple[str | int, ...], str]]:

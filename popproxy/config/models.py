@@ -14,6 +14,7 @@ from popproxy.config.listener import Listener, Tls
 from popproxy.config.overload import Overload
 from popproxy.config.problems import Wrong
 from popproxy.config.secrets import Secret
+from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import BindAddress
 from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word
@@ -251,5 +252,6 @@ class Config(Model):
     log: Log = Field(default_factory=Log, description="The log.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Bounds in time.")
     limits: Limits = Field(default_factory=Limits, description="Bounds in octets and counts.")
+    store: Store = Field(default_factory=Store, description="What all workers know together.")
     overload: Overload = Field(default_factory=Overload, description="When new connections are shed.")
     protocol: Protocol = Field(default_factory=Protocol, description="What of POP3 is open.")

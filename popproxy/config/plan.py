@@ -21,11 +21,13 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from popproxy.config.listener import Certificate, Listener
 from popproxy.config.models import Config, Protocol
 from popproxy.config.overload import MOST, Share
+from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import Bind, Server
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.core.plan import LegTls, SessionPlan, UpstreamPolicy
+from popproxy.state.redis.plan import RedisPlan, Tls
 from popproxy.wire.commands import Framing, declared
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "OverloadPlan",
     "Plan",
     "Server",
+    "StorePlan",
     "TlsPlan",
     "UpstreamPlan",
     "compile_plan",
@@ -130,6 +133,16 @@ class OverloadPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StorePlan:
+    """Where the store is. ``path`` is there for sqlite, ``redis`` for redis. ``lease`` in seconds."""
+
+    use: Literal["memory", "sqlite", "redis"] = "memory"
+    path: Path | None = None
+    redis: RedisPlan | None = None
+    lease: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class AdminPlan:
     """Where /metrics, /healthz and /readyz are."""
 
@@ -163,6 +176,7 @@ class Plan:
     hash: str
     source: Path | None = None
     overload: OverloadPlan = OverloadPlan()
+    store: StorePlan = StorePlan()
 
 
 def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Path | None = None) -> Plan:
@@ -199,6 +213,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         hash=_hash(config, plugins),
         source=source,
         overload=OverloadPlan(config.overload.lag, config.overload.memory, config.overload.sockets),
+        store=_store(config.store),
     )
 
 
@@ -217,6 +232,38 @@ def state_directory() -> Path:
 
 def _certificate(certificate: Certificate) -> CertificatePlan:
     return CertificatePlan(certificate.cert, certificate.key, certificate.password)
+
+
+def _store(store: Store) -> StorePlan:
+    path = (store.path or state_directory() / "store.sqlite") if store.use == "sqlite" else None
+    return StorePlan(store.use, path, _redis(store) if store.use == "redis" else None, store.lease)
+
+
+def _redis(store: Store) -> RedisPlan:
+    if store.url is None:
+        raise ValueError("a store in Redis needs its url; checks.store says so")
+    shown = store.client_certificate
+    tls = Tls(
+        str(store.ca_file) if store.ca_file else None,
+        str(shown.cert) if shown else None,
+        str(shown.key or shown.cert) if shown else None,
+        store.verify_name,
+    )
+    return RedisPlan(
+        place=store.url,
+        tls=tls if store.url.tls else None,
+        username=store.username,
+        password=_revealed(store.password),
+        sentinel_username=store.sentinel_username,
+        sentinel_password=_revealed(store.sentinel_password),
+        prefix=store.prefix,
+        timeout=store.timeout,
+        lease=store.lease,
+    )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret is not None else None
 
 
 def _upstream(name: str, upstream: Upstream) -> UpstreamPlan:

@@ -103,6 +103,15 @@ command = "2m"
 auth_line = "64KiB"
 message_size = "256MiB"
 
+# What all workers know together: counts of limits, sessions of a user, bans.
+[store]
+use = "memory"                       # in this process, and gone with it
+# "sqlite", for this host: path = "/var/lib/popproxy/store.sqlite"
+# "redis", for all machines: url = "rediss://store.example.com/0", username = "popproxy",
+#   password = { file = "/etc/popproxy/redis" }; for TLS ca_file, client_certificate, verify_name = true;
+#   for Sentinels sentinel_username, sentinel_password; prefix = "popproxy", timeout = "500ms"
+# Both: lease = "30s", after which is free what a dead worker held.
+
 # New connections are shed while one of these is passed.
 [overload]
 lag = "2s"                           # how late the event loop is; or "off"

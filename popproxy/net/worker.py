@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
@@ -37,10 +37,10 @@ from popproxy.net.probe import Prober
 from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
 from popproxy.net.spool import Spools
+from popproxy.net.store import StoreWatch, begin, make
 from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 from popproxy.net.watch import UpstreamWatch
-from popproxy.state.memory import MemoryStore
-from popproxy.state.space import Backend, Space
+from popproxy.state.space import Space
 
 _LAG_SECONDS = 0.1
 _START_SECONDS = 30.0
@@ -80,7 +80,8 @@ class Worker:
         self._contexts: dict[TlsPlan, tuple[ssl.SSLContext, list[CertificateFiles]]] = {}
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._threads = Pool()
-        self._store: Backend = MemoryStore(time)
+        self._store = make(plan.store, StoreWatch(plan.store.use, metrics.store(plan.store.use), log))
+        self._remembers = False
         self._overload = Overload(plan.overload, metrics.overload, log)
         self._own = OwnAddresses()
         self._lag: asyncio.TimerHandle | None = None
@@ -103,7 +104,7 @@ class Worker:
         return f"{self._prefix}{next(self._numbers):06x}"
 
     async def start(self) -> None:
-        """Open everything, or raise BindError, TlsConfigError or PluginFailed and leave nothing open."""
+        """Open everything, or raise BindError, TlsConfigError, PluginFailed or OSError and leave nothing open."""
         try:
             await self._start()
         except BaseException:
@@ -128,6 +129,8 @@ class Worker:
                 self.listeners.append(bound)
                 if where.family == "inet":
                     self._own.add(*bound.bound)
+        await begin(self._store, plan.store)
+        self._remembers = True
         for subscriber in plan.plugins:
             await self._start_plugin(subscriber)
         self._overload.begin()
@@ -272,6 +275,9 @@ class Worker:
             subscriber, services = self._started.pop()
             await self._stop_plugin(subscriber)
             await services.close()
+        if self._remembers:
+            await self._store.close()
+            self._remembers = False
         self._threads.close()
         await self._cancel_tasks()
 

@@ -268,7 +268,8 @@ def _summary(path: Path, loaded: Loaded) -> str:
     plan = loaded.plan
     counts = ((len(plan.listeners), "listener"), (len(plan.upstreams), "upstream"), (len(plan.plugins), "plugin"))
     parts = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for count, word in counts)
-    return f"{path}: good: {parts}; hash {plan.hash}"
+    store = "" if plan.store.use == "memory" else f", store {plan.store.use}"
+    return f"{path}: good: {parts}{store}; hash {plan.hash}"
 
 
 def _explain(arguments: argparse.Namespace) -> int:

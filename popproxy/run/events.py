@@ -59,6 +59,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "sessions": ("integer", "sessions"),
     "signal": ("string", "the signal that was received; empty without one"),
     "state": ("string", "the state the session ended in"),
+    "store": ("string", "kind of the store: `memory`, `sqlite` or `redis`"),
     "tls": ("string", "TLS version of the client's leg; empty without TLS"),
     "upstream": ("string", "name of the upstream in the config, or null"),
     "user": ("string", "the user name the client gave (plain, hashed or left out, as configured), or null"),
@@ -131,6 +132,11 @@ EVENTS: dict[str, Event] = {
     ),
     "upstream_down": Event("error", "A server is out of rotation.", ("upstream", "server", "kind", "detail")),
     "upstream_up": Event("info", "A server is back in rotation.", ("upstream", "server", "seconds")),
+    "store_down": Event(
+        "warning", "The store does not answer; it is tried again, and plugins go by their fail modes.",
+        ("store", "reason", "detail"),
+    ),
+    "store_up": Event("info", "The store answers again, `seconds` later.", ("store", "seconds")),
     "plugin_error": Event(
         "error", "A hook raised, hung or lied.", (*_WHO, "user", "plugin", "hook", "action", "error", "detail")
     ),

@@ -125,6 +125,12 @@ def test_check_of_a_good_config_is_one_line(good: Path, capsys: pytest.CaptureFi
     assert printed.err.startswith(f"popproxy: warning: {good}:1: tls: there is no certificate")
 
 
+def test_check_names_a_store_that_is_not_memory(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good.write_text(good.read_text() + f'\n[store]\nuse = "sqlite"\npath = "{good.parent}/store"\n')
+    assert main(["check", "--config", str(good)]) == 0
+    assert ": good: 1 listener, 1 upstream, 0 plugins, store sqlite; hash " in capsys.readouterr().out
+
+
 def test_check_prints_every_problem(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", str(bad)]) == cli.EX_CONFIG
     printed = capsys.readouterr()

@@ -1,0 +1,92 @@
+"""The worker's store: made by its plan, watched by metrics and log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from time import monotonic, perf_counter, time
+from typing import Any, Protocol
+
+from popproxy.api.store import Outcome, Step, StoreFailed
+from popproxy.config.plan import StorePlan, state_directory
+from popproxy.core.effects import Level
+from popproxy.metrics.store import StoreMeter
+from popproxy.state.batch import Watch
+from popproxy.state.memory import MemoryStore
+from popproxy.state.space import Backend
+
+
+class EventLog(Protocol):
+    """Where log lines go; run/logs.py has one."""
+
+    def event(self, level: Level, name: str, /, **fields: object) -> None:
+        """Write a line."""
+        ...
+
+
+class StoreWatch:
+    """state.batch.Watch: counts, and logs each outage once."""
+
+    def __init__(
+        self, kind: str, meter: StoreMeter, log: EventLog, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._kind = kind
+        self._meter = meter
+        self._log = log
+        self._clock = clock
+        self._down: float | None = None
+        self.took = meter.took
+
+    def up(self) -> None:
+        """See Watch."""
+        self._meter.up(True)
+        if self._down is not None:
+            seconds, self._down = self._clock() - self._down, None
+            self._log.event("info", "store_up", store=self._kind, seconds=round(seconds, 3))
+
+    def failed(self, error: StoreFailed) -> None:
+        """See Watch."""
+        self._meter.up(False)
+        self._meter.failed(error.kind)
+        if self._down is None:
+            self._down = self._clock()
+            self._log.event("warning", "store_down", store=self._kind, reason=error.kind, detail=str(error))
+
+    def lost(self, posts: int) -> None:
+        """See Watch."""
+        self._meter.lost(posts)
+
+
+class TimedMemory(MemoryStore):
+    """The store in memory, with its runs timed."""
+
+    def __init__(self, clock: Callable[[], float], took: Callable[[float], None]) -> None:
+        super().__init__(clock)
+        self._took = took
+
+    async def run(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
+        """See Backend."""
+        began = perf_counter()
+        outcome = self.do(space, steps)
+        self._took(perf_counter() - began)
+        return outcome
+
+
+def make(plan: StorePlan, watch: Watch) -> Backend:
+    """The store of ``plan``, not yet opened. What it needs is imported now."""
+    if plan.redis is not None:
+        from popproxy.state.redis.store import RedisStore
+
+        return RedisStore(plan.redis, watch)
+    if plan.path is not None:
+        from popproxy.state.sqlite import SqliteStore
+
+        return SqliteStore(plan.path, lease=plan.lease, watch=watch)
+    watch.up()
+    return TimedMemory(time, watch.took)
+
+
+async def begin(store: Backend, plan: StorePlan) -> None:
+    """Open it. One that is down is no failure: it is tried again. Raises OSError for one that can never be used."""
+    if plan.path is not None and plan.path.parent == state_directory():
+        plan.path.parent.mkdir(0o700, parents=True, exist_ok=True)
+    await store.open()
