@@ -226,6 +226,8 @@ class Batcher:
         """Do ``batch``. Gives whether it was done."""
         try:
             done = await self._perform(batch)
+            if len(done) != len(batch.jobs):
+                raise RuntimeError(f"{len(done)} answers for {len(batch.jobs)} jobs")
         except StoreFailed as error:
             self._failed(batch, error)
             return False
@@ -243,7 +245,7 @@ class Batcher:
             self._up = True
             self._watch.up()
         now = asyncio.get_running_loop().time()
-        for job, one in zip(batch.jobs, done, strict=True):
+        for job, one in zip(batch.jobs, done, strict=False):
             if job.waiter is not None:
                 self._answer(job, job.waiter, one, now)
         return True

@@ -137,6 +137,8 @@ class _Base:
             raise PermissionError(f"{folder}: popproxy's user may not write here; the store makes three files in it")
         if self._path.exists() and not self._path.is_file():
             raise OSError(f"{self._path}: not a file; write the name of one, it is made when it is missing")
+        if self._path.exists() and not os.access(self._path, os.R_OK | os.W_OK):
+            raise PermissionError(f"{self._path}: popproxy's user may not read and write it; give it to that user")
         try:
             self._connected()
         except sqlite3.Error as error:
@@ -267,15 +269,21 @@ class _Base:
         return False
 
     def _create(self) -> None:
-        """Make the file, readable for its owner only. One worker at a time: the log of a file that was deleted would
-        be taken for the new one's."""
+        """Make the file, readable for its owner only: the directory's owner, when root does it. One worker at a time:
+        the log of a file that was deleted would be taken for the new one's."""
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             if not self._path.exists():
                 for log in self._logs():
                     log.unlink(missing_ok=True)
-                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                made = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                try:
+                    if os.geteuid() == 0:
+                        owner = os.fstat(folder)
+                        os.fchown(made, owner.st_uid, owner.st_gid)
+                finally:
+                    os.close(made)
         finally:
             os.close(folder)
 

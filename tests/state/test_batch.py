@@ -195,6 +195,19 @@ async def test_a_fault_of_ours_does_not_come_again_and_again() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_backend_that_loses_answers_fails_and_hangs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Rig() as rig:
+        perform = rig.server.perform
+
+        async def lose(batch: Batch) -> Sequence[Done]:
+            return (await perform(batch))[1:]
+
+        monkeypatch.setattr(rig.batcher, "_perform", lose)
+        with pytest.raises(StoreFailed, match="0 answers for 1 jobs"):
+            await rig.ask("1")
+
+
+@pytest.mark.asyncio
 async def test_a_lease_is_held_until_it_is_released_and_the_store_is_told_the_number() -> None:
     async with Rig() as rig:
         first, second = await asyncio.gather(rig.lease("k"), rig.lease("k"))

@@ -6,7 +6,9 @@ import asyncio
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,6 +126,42 @@ def _execute(path: Path, *statements: str) -> None:
     base.close()
 
 
+@pytest.mark.parametrize(
+    ("modes", "text"), [((0o555, 0o666), "may not write here"), ((0o777, 0o444), "may not read and write it")]
+)
+def test_what_popproxy_s_user_may_not_write_is_said_at_once(modes: tuple[int, int], text: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "store.db").touch()
+        (folder / "store.db").chmod(modes[1])
+        folder.chmod(modes[0])
+        code = f"""
+import asyncio, os
+from pathlib import Path
+from popproxy.state.sqlite import SqliteStore
+if os.geteuid() == 0:
+    os.setuid(65534)
+async def main():
+    try:
+        await SqliteStore(Path({name!r}) / "store.db").open()
+    except PermissionError as error:
+        print(error)
+asyncio.run(main())
+"""
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        folder.chmod(0o755)
+    assert text in said and name in said
+
+
+@pytest.mark.asyncio
+async def test_the_files_are_the_directory_owner_s_also_when_root_makes_them(tmp_path: Path) -> None:
+    owner = 65534 if os.geteuid() == 0 else os.geteuid()
+    os.chown(tmp_path, owner, -1)
+    async with opened(tmp_path / "store.db") as (store, _):
+        await store.run(Lease("k", 9))
+        assert {entry.stat().st_uid for entry in os.scandir(tmp_path)} == {owner}
+
+
 @pytest.mark.asyncio
 async def test_a_locked_file_fails_within_bounds_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
@@ -134,10 +172,14 @@ async def test_a_locked_file_fails_within_bounds_and_comes_back(tmp_path: Path) 
         error = await fails(store)
         assert error.kind == "busy" and str(path) in str(error) and "locked" in str(error)
         store.release(held)
+        store.post(Put("v", b"x", 100), Mark("m", b"one", 100))
         locker.execute("ROLLBACK")
         locker.close()
         await again(store)
         assert await places(store) == 1
+        value, marks = Get("v"), Mark("m", None, 1)
+        outcome = await store.run(value, marks)
+        assert (outcome[value], outcome[marks]) == (b"x", 1), "what was posted meanwhile is done"
 
 
 @pytest.mark.asyncio
