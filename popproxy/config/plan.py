@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -191,6 +192,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
     default = config.default_upstream or next(iter(upstreams))
     timeouts, limits = Timeouts(**config.timeouts.model_dump()), Limits(**config.limits.model_dump())
     shared = SessionPlan(
+        wall=time.time,
         listener="",
         upstreams={name: upstream.policy for name, upstream in upstreams.items()},
         default_upstream=default,

@@ -79,6 +79,15 @@ class Collect:
         return b""
 
 
+class Head(Collect):
+    """Holds the first ``limit`` octets of the content and drops the others."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Nothing."""
+        room = self._limit - self._size
+        return super().feed(chunk[:room]) if room else b""
+
+
 class FilterFailed(Exception):
     """A filter failed and its plugin is Fail.CLOSED, or octets are out already."""
 

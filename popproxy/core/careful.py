@@ -12,7 +12,7 @@ from popproxy.api.verdicts import Answer, Refuse
 from popproxy.api.views import ReplyView
 from popproxy.core import hooks
 from popproxy.core.announce import announce, show
-from popproxy.core.body import Collect, Filtered, FilterFailed, Overlong, Sink, Swallow
+from popproxy.core.body import Collect, Filtered, FilterFailed, Head, Overlong, Sink, Swallow
 from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.flight import Pending
@@ -133,7 +133,8 @@ class Careful:
             collect = pending.collect
             if good and pending.sent.multiline:
                 limit = s.plan.limits.listing * (1 if pending.sent.verb.name == b"CAPA" else 16)
-                a.stream(Collect(limit, lambda body: collect(True, line, body)), now)
+                kind = Head if pending.cut else Collect
+                a.stream(kind(pending.cut or limit, lambda body: collect(True, line, body)), now)
             else:
                 t.flight.popleft()
                 collect(good, line, b"")

@@ -24,7 +24,7 @@ class Pending:
 
     ``sent`` went upstream, ``shown`` is what the client sent. ``collect`` gets (ok, status line, content) of a
     reply that never goes to the client as it is; ``after`` hears whether the reply was ``+OK``. Nothing is sent
-    behind a ``barrier`` before it is answered.
+    behind a ``barrier`` before it is answered. With ``cut`` not more than so many octets of the content are kept.
     """
 
     sent: Command
@@ -34,6 +34,7 @@ class Pending:
     quits: bool = False
     uploads: bool = False
     barrier: bool = False
+    cut: int = 0
 
 
 def stops(entry: FlightEntry) -> bool:
@@ -66,10 +67,10 @@ NUMBERED: dict[bytes, tuple[int, int]] = {
 
 
 def careful_entry(
-    command: Command, shown: Command, now: float, collect: Callable[[bool, bytes, bytes], None]
+    command: Command, shown: Command, now: float, collect: Callable[[bool, bytes, bytes], None], cut: int = 0
 ) -> FlightEntry:
-    """An entry whose whole reply goes to ``collect``."""
-    return (CAREFUL, command.verb.index, now, Pending(command, shown, collect))
+    """An entry whose whole reply, or its first ``cut`` octets, go to ``collect``."""
+    return (CAREFUL, command.verb.index, now, Pending(command, shown, collect, cut=cut))
 
 
 def expected(

@@ -16,6 +16,7 @@ from popproxy.api.padding import LEAST_GROWTH
 from popproxy.api.plugin import OPTIONAL
 from popproxy.api.verdicts import (
     Answer,
+    Dates,
     Edit,
     Grow,
     Hangup,
@@ -41,8 +42,8 @@ ALLOWED: dict[str, tuple[type, ...]] = {
     "unneeded": (frozenset,),
     "growth": (int,),
     "pace": (Sequence,),
-    "on_maildrop": (Hide, Sizes, Grow),
-    "on_command": (Refuse, Rewrite, Answer, Keep, Hangup),
+    "on_maildrop": (Hide, Sizes, Grow, Dates),
+    "on_command": (Refuse, Rewrite, Answer, Keep, Dates, Hangup),
     "on_reply": (Answer,),
     "wants_message": (bool,),
     "open_body": (BodyFilter,),

@@ -2,8 +2,8 @@
 
 What one session holds at most, beside one chunk in each direction and the transports' write buffers (net's): before
 the login ``auth_line`` (client), ``reply`` and ``listing`` (upstream); after it ``line`` and ``pipeline`` lines
-(client), ``reply`` and ``listing`` (upstream; 16 times that when a plugin looks at the maildrop), ``KEPT`` for each
-body filter that has given nothing on, ``message_memory`` for a spooled message, and BURST.
+(client), ``reply`` and ``listing`` or HEADER (upstream; 16 times ``listing`` when a plugin looks at the maildrop),
+``KEPT`` for each body filter that has given nothing on, ``message_memory`` for a spooled message, and BURST.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 BURST = 16384
 """Octets of its own replies the proxy makes before it waits until the client has room for more."""
+HEADER = 32768
+"""Octets of a message's header that are looked at for its date."""
 KEPT = 1 << 20
 """Octets kept for a body filter that has given nothing on, so that Fail.OPEN can still go on without it."""
 

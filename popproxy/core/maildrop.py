@@ -7,7 +7,7 @@ closed up; the map between both numberings holds for the whole session and is ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -69,6 +69,14 @@ class Maildrop:
                 number: replace(entry, octets=entry.octets + octets)
                 for number, entry in self._entries.items()
             }
+
+    def date(self, number: int, arrived: float | None) -> None:
+        """The upstream's ``number`` arrived then; None when nobody knows."""
+        self._entries[number] = replace(self._entries[number], arrived=arrived, dated=True)
+
+    def undated(self, numbers: Iterable[int]) -> list[int]:
+        """Those of ``numbers``, the upstream's, that are there and were never dated."""
+        return [number for number in numbers if number in self._entries and not self._entries[number].dated]
 
     @property
     def view(self) -> MaildropView:

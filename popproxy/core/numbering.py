@@ -7,13 +7,15 @@ maildrop is selected (XTND).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.verdicts import Grow, Hide, Refuse, Sizes
+from popproxy.api.verdicts import Dates, Grow, Hide, Refuse, Sizes
 from popproxy.core import hooks
 from popproxy.core.chain import Entry
+from popproxy.core.dating import Dating
 from popproxy.core.flight import careful_entry
+from popproxy.core.lies import Lie
 from popproxy.core.maildrop import NO_MESSAGE, Maildrop, view_of
 from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.wire.commands import VERBS, Command
@@ -55,17 +57,30 @@ class Numbering:
         elif name == b"RSET":
             # What follows may name a message that is to be there again.
             t.send(command, shown, now, self._reset, barrier=self._drop is not None)
-        elif self._drop is None:
-            self._load(command, shown, now)
         else:
-            self._through(self._drop, command, shown, now)
+            self._with(command, lambda drop: self._through(drop, command, shown, now))
 
     def keep(self, command: Command, shown: Command, text: str, now: float) -> None:
         """Answer DELE with ``+OK text``, whatever becomes of the message."""
-        if self._drop is None:
-            self._load(command, shown, now, text)
-        else:
-            self._through(self._drop, command, shown, now, text)
+        self._with(command, lambda drop: self._through(drop, command, shown, now, text))
+
+    def undated(self, messages: Iterable[int]) -> list[int] | None:
+        """The upstream's numbers of those of ``messages``, the client's, that have no date; None without a view."""
+        drop = self._drop
+        return None if drop is None else drop.undated(drop.number(number) or 0 for number in messages)
+
+    def date(self, messages: Iterable[int], command: Command, then: Callable[[], None]) -> None:
+        """Date these messages, the client's numbers, before ``command`` is decided about; its further lines wait."""
+
+        def ready(drop: Maildrop) -> None:
+            undated = self.undated(messages)
+            if undated:
+                self.t.busy = True
+                Dating(self.t, drop, undated, then).begin()
+            else:
+                then()
+
+        self._with(command, ready)
 
     def octets(self, number: int | None) -> int | None:
         """What is announced for the upstream's ``number``; None when that is what the upstream itself says."""
@@ -80,6 +95,13 @@ class Numbering:
     def _reset(self, good: bool) -> None:
         if good and self._drop is not None:
             self._drop.reset()
+
+    def _with(self, command: Command, ready: Callable[[Maildrop], None]) -> None:
+        """Call ``ready`` when the view is there; when none can be had, that is the answer to ``command``."""
+        if self._drop is None:
+            self._load(command, ready)
+        else:
+            ready(self._drop)
 
     def _through(self, drop: Maildrop, command: Command, shown: Command, now: float, kept: str | None = None) -> None:
         t, verb, number = self.t, command.verb, command.message
@@ -118,7 +140,7 @@ class Numbering:
         self.t.s.count(verb, OK if reply.startswith(b"+") else ERR)
         return reply
 
-    def _load(self, command: Command, shown: Command, now: float, kept: str | None = None) -> None:
+    def _load(self, command: Command, ready: Callable[[Maildrop], None]) -> None:
         """LIST and UIDL upstream, then on_maildrop; the client's further commands wait."""
         t = self.t
         s = t.s
@@ -138,14 +160,12 @@ class Numbering:
             if len(found) < 2:
                 ask(b"UIDL")
             else:
-                self._judge(found[0], found[1], command, shown, now, kept)
+                self._judge(found[0], found[1], command, ready)
 
         t.busy = True
         ask(b"LIST")
 
-    def _judge(
-        self, listing: bytes, uids: bytes, command: Command, shown: Command, now: float, kept: str | None
-    ) -> None:
+    def _judge(self, listing: bytes, uids: bytes, command: Command, ready: Callable[[Maildrop], None]) -> None:
         """on_maildrop, then the command that waits for the view."""
         t = self.t
         s = t.s
@@ -153,7 +173,9 @@ class Numbering:
         growth.forget()
         drop = Maildrop(view_of(listing, uids))
         drop.grow(growth.total)
+        entries = t.chain["on_maildrop"]
         broken: list[Refuse] = []
+        again: list[tuple[Entry, list[int]]] = []
 
         def use(entry: Entry, verdict: Any) -> bool:
             if isinstance(verdict, Hide):
@@ -164,11 +186,25 @@ class Numbering:
             elif isinstance(verdict, Grow):
                 drop.grow(verdict.octets)
                 growth.announced(entry.subscriber.name, verdict.octets)
+            elif isinstance(verdict, Dates):
+                undated = drop.undated(verdict.messages)
+                if not undated:
+                    raise Lie("Dates: all of these are dated, or are not there")
+                again.append((entry, undated))
             else:
                 broken.append(verdict)
-            return bool(broken)
+            return bool(broken or again)
+
+        def ask(entries: tuple[Entry, ...]) -> None:
+            hooks.call(s, entries, lambda: (s.seen(), drop.view), use, then)
 
         def then() -> None:
+            if again:
+                entry, undated = again.pop()
+                Dating(t, drop, undated, lambda: ask(entries[entries.index(entry) :])).begin()
+                if not t.answers.reading:
+                    t.moved(s.clock())
+                return
             t.resume()
             if broken:
                 # Nothing may be shown that the plugin might have hidden; the next command tries again.
@@ -176,8 +212,8 @@ class Numbering:
             else:
                 self._drop = drop
                 s.view.maildrop = drop.shown
-                self._through(drop, command, shown, now, kept)
+                ready(drop)
             if not t.answers.reading:
                 t.moved(s.clock())
 
-        hooks.call(s, t.chain["on_maildrop"], lambda: (s.seen(), drop.view), use, then)
+        ask(entries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from popproxy.core.chain import Chain
@@ -72,5 +73,7 @@ class SessionPlan:
     timeouts: Timeouts = field(default_factory=Timeouts)
     decoy: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
     """Of this the salts are made that SCRAM shows to users who do not exist; the same for ever, at best."""
+    wall: Callable[[], float] = lambda: inf
+    """Seconds since the epoch: no message arrived later. Without a clock none is too late."""
     nonce: Callable[[], bytes] = _nonce
     """Letters, digits, ``-`` and ``_`` that nobody can guess and that never come again: for challenges."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from popproxy.api.verdicts import Answer, Hangup, Keep, Refuse, Rewrite
+from popproxy.api.verdicts import Answer, Dates, Hangup, Keep, Refuse, Rewrite
 from popproxy.core import hooks
 from popproxy.core.careful import answered, needs_body
 from popproxy.core.chain import Entry
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 
 def screen(transaction: Transaction, command: Command, now: float) -> None:
-    """Call on_command, then send, answer or end. Only an async hook lets the client's further lines wait."""
+    """Call on_command, then send, answer or end. Only an async hook, and Dates, let the client's further lines wait."""
     t, s = transaction, transaction.s
+    entries = t.chain["on_command"]
     current = [command]
     decided: list[Any] = []
+    again: list[tuple[Entry, frozenset[int]]] = []
 
     def use(entry: Entry, verdict: Any) -> bool:
         if command.verb.name == b"QUIT" and not isinstance(verdict, Hangup):
@@ -35,22 +37,35 @@ def screen(transaction: Transaction, command: Command, now: float) -> None:
             needs_body(verdict, command.multiline)
         elif isinstance(verdict, Keep):
             _check_keep(t, current[0])
+        elif isinstance(verdict, Dates):
+            _check_dates(t, verdict)
+            again.append((entry, verdict.messages))
+            return True
         decided.append(verdict)
         return True
 
+    def ask(entries: tuple[Entry, ...]) -> None:
+        if not hooks.call(s, entries, lambda: (s.seen(), current[0]), use, then):
+            t.suspend()
+
     def then() -> None:
         suspended = t.busy
+        if again and t.numbering is not None:
+            entry, messages = again.pop()
+            t.numbering.date(messages, current[0], lambda: ask(entries[entries.index(entry) :]))
+            if suspended and not t.answers.reading:
+                t.moved(s.clock())
+            return
         if suspended:
             t.resume()
         if decided:
             _stopped(t, decided[0], command, current[0], now)
         else:
             t.mapped(current[0], command, now)
-        if suspended:
+        if suspended and not t.answers.reading:
             t.moved(s.clock())
 
-    if not hooks.call(s, t.chain["on_command"], lambda: (s.seen(), current[0]), use, then):
-        t.suspend()
+    ask(entries)
 
 
 def _rewritten(t: Transaction, command: Command, wanted: Command) -> Command:
@@ -78,6 +93,14 @@ def _check_keep(t: Transaction, command: Command) -> None:
         raise Lie(f"Keep: for DELE only, not for {command.name}")
     if t.numbering is None:
         raise Lie("Keep: no plugin has an on_maildrop in this session, so nobody but the upstream can count")
+
+
+def _check_dates(t: Transaction, verdict: Dates) -> None:
+    """Raises Lie unless there is something to find out, which ends each time."""
+    if t.numbering is None:
+        raise Lie("Dates: no plugin has an on_maildrop in this session, so nobody knows its messages")
+    if t.numbering.undated(verdict.messages) == []:
+        raise Lie("Dates: all of these are dated, or are not there")
 
 
 def _stopped(

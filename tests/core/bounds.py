@@ -6,7 +6,7 @@ from typing import Any
 
 from popproxy.core.authorization import Authorization
 from popproxy.core.body import Collect, Filtered
-from popproxy.core.limits import BURST, KEPT
+from popproxy.core.limits import BURST, HEADER, KEPT
 from popproxy.core.message import Spooled
 from popproxy.core.session import Session
 from popproxy.core.transaction import Transaction
@@ -36,5 +36,5 @@ def most(session: Session, chunk: int, filters: int = 0, maildrop: bool = False)
     """The documented bound, for chunks of at most ``chunk`` octets."""
     limits = session.plan.limits
     client = max(limits.auth_line, limits.line * (1 + limits.pipeline)) + chunk
-    upstream = limits.reply + limits.listing * (16 if maildrop else 1) + chunk
+    upstream = limits.reply + max(limits.listing * (16 if maildrop else 1), HEADER) + chunk
     return client + upstream + filters * KEPT + BURST

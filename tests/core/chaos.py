@@ -18,6 +18,7 @@ from popproxy.api import (
     BodyFilter,
     Capabilities,
     Code,
+    Dates,
     Edit,
     Fail,
     Grow,
@@ -25,6 +26,8 @@ from popproxy.api import (
     HeaderFilter,
     Hide,
     Hold,
+    Keep,
+    Pace,
     Password,
     Plugin,
     Refuse,
@@ -139,6 +142,17 @@ def lie(*_: object) -> Any:
     return 5
 
 
+def dates_then_keeps(session: Any, command: Any) -> Any:
+    entry = session.maildrop.get(command.message)
+    if command.name != "DELE" or (entry is None and session.maildrop):
+        return None
+    return Keep() if entry is not None and entry.dated else Dates(frozenset({command.message}))
+
+
+def dates_all(session: object, maildrop: Any) -> Any:
+    return None if all(entry.dated for entry in maildrop.entries.values()) else Dates(frozenset(maildrop.entries))
+
+
 VERIFIER = Verifier(b"salt", 1, b"s" * 32, b"k" * 32)
 
 
@@ -180,6 +194,12 @@ PLUGINS: list[Callable[[Fail], list[Any]]] = [
             on_message=lie,
         )
     ],
+    lambda fail: [plugin(fail, on_maildrop=waits, on_command=waits, unneeded=lambda *_: frozenset({"on_reply"}))],
+    lambda fail: [
+        plugin(fail, on_maildrop=dates_all, on_command=dates_then_keeps, pace=lambda *_: [Pace(1, 1)]),
+        plugin(fail, on_maildrop=lambda *_: Hide(frozenset({1})), on_reply=waits),
+    ],
+    lambda fail: [plugin(fail, unneeded=lie, pace=lie), plugin(fail, unneeded=third_time(), on_command=waits)],
     lambda fail: [makes_possible(plugin(fail, on_verifier=waits, on_login=waits, on_login_result=waits))],
     lambda fail: [
         plugin(fail, on_verifier=lie, on_login=third_time(), on_login_result=lie),
@@ -229,7 +249,7 @@ VERDICTS: list[Any] = [
     Answer(True, body=b".x"), Route("other"), Route("nowhere"),
     Route(None, Password("ann", SECRET)), Rewrite(parse(b"NOOP")), Hangup(),
     Rewrite(parse(b"QUIT")), Hide(frozenset({2})), Sizes({1: 5}), Edit([("A", "b")], ["X*"]), Replace(b"new"),
-    Grow(64), Replace(b"n", 90),
+    Grow(64), Replace(b"n", 90), Keep("kept"), Keep(), Dates(frozenset({1, 2})), Dates(frozenset({3})),
     Capabilities(), 5, VERIFIER, VERIFIER, Rename("ann"), Route(None, Bearer("joe", SECRET)),
     Hold(20), Hold(1e9), Refuse("no", Code.AUTH, delay=20, limited=True), Refuse("no", delay=1, close=True),
     Route(groups=("staff",)), Route(groups=("",)), Refuse("[AUTH] no", None),
