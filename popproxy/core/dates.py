@@ -23,7 +23,9 @@ _COMMENT = re.compile(rb"\([^()]*\)")
 _TIME = rb"(?P<h>\d{1,2})[:.](?P<m>\d{2})(?:[:.](?P<s>\d{2})(?:[.,]\d{1,9})?)?"
 _ZONE = rb"(?:\s{0,9}(?P<zone>[+-]\d{4}|[A-Za-z]{1,5})\b)?"
 _DATE = re.compile(
-    rb"(?<!\d)(?P<d>\d{1,2})[\s-]{1,9}(?P<mon>[A-Za-z]{3})[A-Za-z]{0,6}[\s,-]{1,9}(?P<y>\d{2,4})[\s,]{1,9}" + _TIME + _ZONE
+    rb"(?<!\d)(?P<d>\d{1,2})[\s-]{1,9}(?P<mon>[A-Za-z]{3})[A-Za-z]{0,6}[\s,-]{1,9}(?P<y>\d{2,4})[\s,]{1,9}"
+    + _TIME
+    + _ZONE
 )
 _ASCTIME = re.compile(
     rb"(?P<mon>[A-Za-z]{3})\s{1,9}(?P<d>\d{1,2})\s{1,9}"
