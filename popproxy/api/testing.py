@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def _made(plugin: AnyPlugin, config: Mapping[str, Any] | None) -> Plugin[Any]:
     return plugin
 
 
-def _plan(options: Options, plugins: Sequence[Plugin[Any]], wall: Callable[[], float]) -> SessionPlan:
+def _plan(options: Options, plugins: Sequence[Plugin[Any]]) -> SessionPlan:
     subscribers: list[Subscriber] = []
     for number, plugin in enumerate(plugins):
         name = type(plugin).__name__ if number == 0 else f"{type(plugin).__name__}_{number + 1}"
@@ -138,7 +139,6 @@ def _plan(options: Options, plugins: Sequence[Plugin[Any]], wall: Callable[[], f
         opened=frozenset(name.encode() for name in options.open),
         capabilities=frozenset(name.encode() for name in options.capabilities),
         chain=Chain(subscribers),
-        wall=wall,
         nonce=lambda: b"nonce%d" % next(numbers),
         decoy=b"decoy",
         xclient=tuple(ip_network(network) for network in options.trusted),
@@ -170,7 +170,7 @@ class _Stage:
         self.knowledge = Knowledge()
         self.client, self.upstream = Peer(), Peer()
         self.client.open = True
-        plan = _plan(options, plugins, self.clock.now)
+        plan = replace(_plan(options, plugins), wall=self.clock.now)
         self.services = [FakeServices(self.clock, world, one.fail, one.deadline) for one in plan.chain.subscribers]
         self.session = Session(plan, view, self.meter, self.knowledge, self.clock.monotonic, MemorySpool)
         self._run_coroutine = run

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from popproxy.api import BodyFilter, Hide
+from popproxy.api import BodyFilter, Dates, Hide, Keep
+from popproxy.api.plugin import OPTIONAL
 from popproxy.core.effects import Await, Dial, Dialed, Returned
 from popproxy.core.limits import Limits
 from tests.core.bounds import held, most
@@ -32,8 +33,30 @@ OWN = {
 async def waits(*_: object) -> None: ...
 
 
+def refuses(*_: object) -> Any:
+    raise AssertionError("this hook was not to be called")
+
+
 class Same(BodyFilter):
     """Changes nothing."""
+
+
+def undated(session: Any, maildrop: Any) -> Any:
+    left = frozenset(number for number, entry in maildrop.entries.items() if not entry.dated)
+    return Dates(left) if left else None
+
+
+def dates_first(session: Any, command: Any) -> Any:
+    """Whatever names a message waits for its date."""
+    entry = session.maildrop.get(command.message)
+    if command.message is None or (entry is None and session.maildrop) or (entry is not None and entry.dated):
+        return None
+    return Dates(frozenset({command.message}))
+
+
+def keeps_all(session: Any, command: Any) -> Any:
+    """In the words of the model."""
+    return Keep("marked") if command.name == "DELE" else None
 
 
 # Each of them must be invisible.
@@ -43,6 +66,14 @@ TRANSPARENT: dict[str, list[dict[str, Any]]] = {
     "async": [{"on_command": waits}, {"on_reply": waits, "on_message": waits}],
     "filter": [{"open_body": lambda *_: Same()}],
     "message": [{"on_message": lambda *_: None, "open_body": lambda *_: Same()}],
+    "unneeded": [
+        {"unneeded": lambda *_: OPTIONAL, "on_command": refuses, "on_maildrop": refuses, "open_body": refuses},
+        {"on_reply": lambda *_: None},
+    ],
+    "dates": [{"on_maildrop": undated, "on_reply": waits}],
+    "dates on command": [{"on_maildrop": lambda *_: None, "on_command": dates_first}, {"on_command": waits}],
+    "kept": [{"on_maildrop": lambda *_: None, "on_command": keeps_all}],
+    "dated and kept": [{"on_maildrop": undated, "on_command": dates_first}, {"on_command": keeps_all}],
     "maildrop": [{"on_maildrop": lambda *_: Hide(frozenset()), "on_reply": lambda *_: None}],
 }
 LIMITS = Limits(line=64, pipeline=5, reply=100, bad_commands=999)
@@ -142,7 +173,9 @@ def test_nothing_depends_on_how_octets_are_cut_or_who_is_faster(
     assert pair.rig.all_client == direct(lines, pipelining)
     assert pair.rig.s.reason == "quit"
     assert pair.server.committed
-    if name != "maildrop":
+    if "kept" in name:
+        assert not pair.server.deleted, "the upstream never hears of it"
+    if not any("on_maildrop" in hooks for hooks in TRANSPARENT[name]) or name == "unneeded":
         sent = [line.upper() for line in lines if line not in OWN]
         assert [line.upper() for line in pair.server.lines] == [b"CAPA", b"USER JOE", b"PASS SESAME", *sent]
 
