@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from popproxy.api import (
@@ -12,6 +13,7 @@ from popproxy.api import (
     ConfigNames,
     Credentials,
     Dates,
+    Explained,
     Fail,
     Hangup,
     Hide,
@@ -27,14 +29,15 @@ from popproxy.api import (
     SessionSummary,
     SessionView,
 )
-from popproxy_plugins.policy import admission, announced, claims, needs, volume
+from popproxy_plugins.policy import admission, announced, claims, country, needs, volume
 from popproxy_plugins.policy.arrivals import Arrivals
 from popproxy_plugins.policy.config import PolicyConfig
-from popproxy_plugins.policy.decide import Compiled, Decided, Decision, Rules, Settings
+from popproxy_plugins.policy.decide import Compiled, Decided, Decision, Rules, Settings, decide
+from popproxy_plugins.policy.explained import steps_of
 from popproxy_plugins.policy.ledger import Act, Ledger
 from popproxy_plugins.policy.login import Door
 from popproxy_plugins.policy.maildrop import hidden
-from popproxy_plugins.policy.match import Locate, facts_of, nowhere
+from popproxy_plugins.policy.match import Locate, Look, facts_of, nowhere
 from popproxy_plugins.policy.paces import Paces
 from popproxy_plugins.policy.state import STATE, State
 from popproxy_plugins.policy.tally import Enough, Tally, Wait
@@ -56,9 +59,11 @@ class Policy(Plugin[PolicyConfig]):
         self.skips = _skipped(self._rules)
 
     def check(self, names: ConfigNames) -> Iterable[Problem]:
-        return self.config.problems(names)
+        yield from self.config.problems(names)
+        yield from country.problems(self.config.countries)
 
-    def start(self, services: Services) -> None:
+    async def start(self, services: Services) -> None:
+        self._locate = await country.watched(services, self.config.countries)
         self._store = services.store
         self._clock = services.clock
         self._ledger = Ledger(services, [rule.head.name for rule in self._rules.items])
@@ -82,6 +87,19 @@ class Policy(Plugin[PolicyConfig]):
     async def on_login_result(self, session: SessionView, result: LoginResult) -> Refuse | None:
         return await self._door.proved(session, result.ok)
 
+    def explain(self, session: SessionView, user: str) -> Explained:
+        locate = country.read(self.config.countries)
+        facts = facts_of(session, user, session.groups, session.began, locate)
+        if session.mechanism is None:
+            # Nobody has chosen one.
+            facts = replace(facts, mechanism=None)
+        decision, look = decide(self._rules, facts), Look(facts, self._rules.groups)
+        steps = list(steps_of(self.config, self._rules, decision, look))
+        act = admission.denied(decision.enforced, look)
+        if act is not None:
+            steps.append(f"refused by {act.point} of rule {act.rule.number} ({act.rule.name}): {act.text}")
+        return Explained(tuple(steps), refused=act is not None)
+
     # Behind the login
 
     def unneeded(self, session: SessionView) -> frozenset[str]:
@@ -91,6 +109,7 @@ class Policy(Plugin[PolicyConfig]):
             return needs.HOOKS
         decision, now = state.decision, self._clock.monotonic()
         state.inside = True
+        state.trying = decision.audited != Settings()
         state.base = session.sent
         state.real = Tally(decision.enforced, [day for day in state.days if not day.audit], self._arrivals, now)
         state.tried = Tally(decision.audited, [day for day in state.days if day.audit], self._arrivals, now)
@@ -137,7 +156,8 @@ class Policy(Plugin[PolicyConfig]):
         said = state.real.say(session, command, sent, now, date)
         if isinstance(said, Wait):
             return Dates(said.messages)
-        self._try(session, state, command, sent, now, date)
+        if state.trying:
+            self._try(session, state, command, sent, now, date)
         if said is None:
             return None
         act = said.act if isinstance(said, Enough) else said

@@ -27,7 +27,8 @@ class Held:
 class State:
     """One session, from its first hook on; ``decision`` is the one of the attempt that goes on or went well.
 
-    Once the session is ``inside``: ``base`` octets were sent before, ``real`` and ``tried`` look at its commands."""
+    Once the session is ``inside``: ``base`` octets were sent before, ``real`` and (``trying``) ``tried`` look at its
+    commands."""
 
     __slots__ = (
         "base",
@@ -40,6 +41,7 @@ class State:
         "real",
         "shares",
         "tried",
+        "trying",
         "user",
         "whom",
     )
@@ -54,6 +56,7 @@ class State:
         self.days: list[Day] = []
         self.shares: list[Share] = []
         self.inside = False
+        self.trying = False
         self.base = 0
         self.real: Tally
         self.tried: Tally

@@ -25,7 +25,8 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The answer depends on when these messages (the client's numbers) arrived, or on what is in the maildrop."""
+    """The answer depends on when these messages (the client's numbers) arrived; with none of them, on what is in the
+    maildrop."""
 
     messages: frozenset[int]
 
@@ -76,7 +77,7 @@ class Tally:
         self._sent = 0
         self._coming = -1
         self.listed = False
-        """Whether the maildrop has been listed, so that a message that is not in it is none."""
+        """Whether the maildrop has been listed: where it is empty, there is nothing in it."""
 
     def say(self, session: SessionView, command: Command, sent: int, now: float, date: float) -> Said:
         """What becomes of ``command``; ``sent`` octets went to the client since its login, ``date`` is the time since
@@ -120,9 +121,10 @@ class Tally:
         if stays is None:
             return None
         entries = session.maildrop
-        if number not in entries:
-            return None if self.listed else Wait(frozenset({number}))
-        known, unknown = self._arrivals.of(session, {number: entries[number]})
+        entry = self._entry(entries, number)
+        if entry is None or isinstance(entry, Wait):
+            return entry
+        known, unknown = self._arrivals.of(session, {number: entry})
         if unknown:
             # Who deletes one message deletes those behind it as well.
             behind = {n: entries[n] for n in range(number, number + BATCH) if n in entries}
@@ -159,8 +161,9 @@ class Tally:
         return None
 
     def _entry(self, maildrop: Mapping[int, MaildropEntry], number: int) -> MaildropEntry | Wait | None:
+        """The message, None when there is none."""
         entry = maildrop.get(number)
-        return Wait(frozenset({number})) if entry is None and not self.listed else entry
+        return Wait(frozenset()) if entry is None and not (maildrop or self.listed) else entry
 
 
 def _act(decided: Decided[Any], point: str, text: str, code: Code, action: Action = "deny") -> Act:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from popproxy_plugins.policy import Policy, PolicyConfig
 
-from popproxy.api import Code
+from popproxy.api import Code, ConfigNames
 from tests.plugins.policy.rig import Rig
+from tests.plugins.policy.test_country import made
 
 DENY: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"login": "deny"}, {}, "Login is not allowed"),
@@ -101,3 +104,42 @@ def test_rules_about_nothing_but_logins_have_no_hook_behind_it() -> None:
     rig = Rig({"name": "no", "when": {"user": ["joe"]}, "login": "deny"})
     assert {"on_login_result", "on_command", "on_maildrop", "on_reply", "pace"} <= rig.policy.skips
     assert "on_connect" in rig.policy.skips
+
+
+def test_countries_of_the_database(tmp_path: Path) -> None:
+    database = made(tmp_path / "countries.mmdb")
+    rig = Rig({"name": "home", "countries": ["DE"], "text": "Only from home"}, countries=str(database))
+    assert rig.connect(rig.session("192.0.2.1")) is None
+    refused = rig.connect(rig.session("192.0.2.200"))
+    assert refused is not None
+    assert (refused.text, refused.reason) == ("Only from home", "policy rule home: countries")
+    assert rig.connect(rig.session("203.0.113.1")) is not None
+
+
+def test_a_database_that_is_none_is_found_by_check(tmp_path: Path) -> None:
+    path = tmp_path / "countries.mmdb"
+    path.write_bytes(b"nothing")
+    rules = [{"name": "home", "countries": ["DE"]}]
+    policy = Policy(PolicyConfig.model_validate({"rules": rules, "countries": str(path)}))
+    assert [problem.key for problem in policy.check(ConfigNames())] == [("countries",)]
+
+
+def test_explain_says_what_the_login_would_meet() -> None:
+    rig = Rig(
+        {"name": "boss", "when": {"user": ["boss"]}, "mechanisms": ["OAUTHBEARER"]},
+        {"name": "office", "hours": ["Thu 11:00-13:00"], "text": "At lunch time only"},
+        timezone="UTC",
+    )
+    session = rig.session()
+    within = rig.policy.explain(session, "joe")
+    assert not within.refused
+    assert "hours: Thu 11:00-13:00 UTC, by rule 2 (office)" in within.steps
+    session.began += 2 * 3600
+    late = rig.policy.explain(session, "joe")
+    assert late.refused
+    assert late.steps[-1] == "refused by hours of rule 2 (office): At lunch time only"
+    session.began -= 2 * 3600
+    assert not rig.policy.explain(session, "boss").refused
+    session.mechanism = "PLAIN"
+    assert rig.policy.explain(session, "boss").refused
+    assert rig.store.runs == 0
