@@ -10,6 +10,7 @@ The file has the keys that plugins use, such as user names and addresses: it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -33,6 +34,8 @@ _BUSY = 2.0
 """Seconds that a batch waits for the other workers."""
 _SLOW = 3.0
 """Seconds that it may take besides, before nobody waits for it any more."""
+_CLOSE = 1.0
+"""Seconds that close() waits for the file besides what the last batch takes."""
 _SWEEP = 16
 """Rows of each kind that are swept with a batch if they have ended, and two for each step: more than it makes."""
 _NO_CHECKPOINT_ON_CLOSE = 1006
@@ -81,8 +84,11 @@ class SqliteStore:
     async def close(self) -> None:
         """See Backend."""
         await self._batcher.close()
-        self._strand.call(self._base.close)
+        closed = self._strand.call(self._base.close)
         self._strand.stop()
+        # Not for longer: a thread that hangs in the disk ends with the process.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(closed, _CLOSE)
 
     async def run(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
         """See Backend."""
