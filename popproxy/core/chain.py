@@ -36,17 +36,18 @@ class Entry:
     awaits: bool
 
 
-_NARROWER = 256
-"""Chains made of one that are remembered; plugins come in few combinations."""
+_REMEMBERED = 256
+"""Chains of each kind that are made of one and remembered; plugins come in few combinations."""
 
 
 class Chain:
-    """Entries by hook, in call order. Immutable, but for what is remembered of without()."""
+    """Entries by hook, in call order. Immutable, but for the chains made of it, which it remembers."""
 
-    __slots__ = ("_narrower", "conditional", "hooks", "subscribers")
+    __slots__ = ("_narrower", "_selected", "conditional", "hooks", "subscribers")
 
     def __init__(self, subscribers: Sequence[Subscriber] = ()) -> None:
         self._narrower: dict[frozenset[tuple[str, str]], Chain] = {}
+        self._selected: dict[tuple[str, ...], Chain] = {}
         self.subscribers = tuple(subscribers)
         self.conditional = any(subscriber.when is not None for subscriber in subscribers)
         self.hooks: dict[str, tuple[Entry, ...]] = {}
@@ -65,7 +66,13 @@ class Chain:
         """The chain for this session: subscribers whose condition holds. Itself when no plugin has a ``when``."""
         if not self.conditional:
             return self
-        return Chain([s for s in self.subscribers if s.when is None or s.when.applies(view, user)])
+        applying = tuple(s.name for s in self.subscribers if s.when is None or s.when.applies(view, user))
+        known = self._selected.get(applying)
+        if known is None:
+            known = Chain([s for s in self.subscribers if s.name in applying])
+            if len(self._selected) < _REMEMBERED:
+                self._selected[applying] = known
+        return known
 
     def without(self, left_out: frozenset[tuple[str, str]]) -> Chain:
         """The chain without these hooks, each as (name of the subscriber, hook)."""
@@ -77,6 +84,6 @@ class Chain:
         made.conditional = self.conditional
         for hook, entries in self.hooks.items():
             made.hooks[hook] = tuple(entry for entry in entries if (entry.subscriber.name, hook) not in left_out)
-        if len(self._narrower) < _NARROWER:
+        if len(self._narrower) < _REMEMBERED:
             self._narrower[left_out] = made
         return made

@@ -70,3 +70,4 @@ def test_selection_by_condition() -> None:
     assert [entry.subscriber.name for entry in chain.select(view, None)["on_connect"]] == ["always"]
     assert [entry.subscriber.name for entry in chain.select(view, "joe")["on_connect"]] == ["always", "joes"]
     assert Chain([always]).select(view, "joe").subscribers == (always,)
+    assert chain.select(view, "joe") is chain.select(view, "joe"), "made once, not for every session"
