@@ -173,7 +173,8 @@ class MessageView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
-    """Final totals of a session. Durations in seconds, octets as on the wire after TLS."""
+    """Final totals of a session. Durations in seconds, octets as on the wire after TLS. ``deleted`` are the messages
+    that the upstream took DELE for; what a plugin kept (Keep) is not among them."""
 
     reason: str
     phase: str

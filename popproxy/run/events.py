@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "commands": ("object", "answered commands by verb"),
     "config": ("string", "path of the config file; empty without one"),
     "count": ("integer", "how many"),
-    "deleted": ("integer", "DELE commands that were answered with +OK"),
+    "deleted": ("integer", "DELE commands that the upstream answered with +OK"),
     "detail": ("string", "the cause in words, for people"),
     "error": ("string", "type of the exception"),
     "fingerprint": ("string", "SHA-256 of the certificate, in hex"),
