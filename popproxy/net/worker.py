@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
 from popproxy.api.services import Log
+from popproxy.api.store import Store
 from popproxy.config.plan import CertificatePlan, ListenerPlan, Plan, TlsPlan, UpstreamPlan
 from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level
@@ -236,6 +237,10 @@ class Worker:
     def sessions(self) -> int:
         """Sessions that are open."""
         return sum(len(front.pumps) for front in self.fronts)
+
+    def store(self, plugin: str) -> Store:
+        """What the plugin called so has in the store."""
+        return Space(self._store, plugin)
 
     def hurry(self) -> None:
         """Wait no longer for open sessions: stop() goes on at once."""

@@ -1,4 +1,4 @@
-"""The admin listener: /metrics, /healthz and /readyz over HTTP.
+"""The admin listener: /metrics, /healthz and /readyz over HTTP; on a Unix socket also what can change something.
 
 Law: a scrape never holds up the event loop, so it is rendered in the one thread of this room; a client that stalls
 cannot keep others out, because the oldest connection goes when there are too many. aiohttp is imported when the
@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import inf
@@ -37,7 +37,8 @@ class Admin:
     """One HTTP server. Every method belongs to the event loop's thread.
 
     ``render`` makes the exposition and its content type for an Accept header; it is called in a thread, one call
-    at a time. ``ready`` gives None, or why the process takes no sessions; it is called on the loop.
+    at a time. ``ready`` gives None, or why the process takes no sessions; it is called on the loop. ``private`` makes
+    further routes, for a Unix socket only: its mode says who may use them.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Admin:
         ready: Callable[[], str | None],
         connections: int = CONNECTIONS,
         idle: float = IDLE,
+        private: Callable[[], Sequence[web.RouteDef]] | None = None,
     ) -> None:
         self._render = render
+        self._private = private
         self._ready = ready
         self._connections = connections
         self._idle = idle
@@ -69,6 +72,8 @@ class Admin:
         app.add_routes(
             [web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         )
+        if bind.family == "unix" and self._private is not None:
+            app.add_routes(self._private())
         app.on_response_prepare.append(_sign)
         try:
             listener = self._listen_unix(bind) if bind.family == "unix" else _listen_inet(bind)

@@ -17,6 +17,7 @@ from popproxy import __version__
 if TYPE_CHECKING:
     from popproxy.config.load import Loaded
     from popproxy.config.problems import ConfigProblem
+    from popproxy.run.bans import BansDesk
     from popproxy.run.serve import LoopName
 
 EX_OK, EX_WRONG, EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 1, 64, 65, 69, 74, 78
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_config(commands)
     _add_passwd(commands)
+    _add_bans(commands)
     _add_demo(commands)
     return parser
 
@@ -180,6 +182,31 @@ def _add_passwd(commands: Commands) -> None:
         "--verify", metavar="FILE", type=Path, help="check the password of USER in this file; exit code 1: it is wrong"
     )
     passwd.set_defaults(run=_passwd)
+
+
+def _add_bans(commands: Commands) -> None:
+    bans = commands.add_parser(
+        "bans",
+        help="show and edit who is banned",
+        description="Show and edit the addresses and networks that the plugin brute_force refuses: those it has banned "
+        "itself, and those banned by hand. They change at once, for all that share its store.",
+    )
+    actions = bans.add_subparsers(title="what to do", metavar="WHAT", required=True)
+    shared = _Parser(add_help=False)
+    shared.add_argument("--config", metavar="F", type=Path, help="the config file")
+    shared.add_argument("--plugin", metavar="NAME", help="which plugin, when several ban")
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    actions.add_parser("list", help="all bans", parents=[shared]).set_defaults(run=_bans_list)
+    add = actions.add_parser("add", help="ban an address or a network", parents=[shared])
+    add.add_argument("network", metavar="NETWORK", help="like 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64")
+    add.add_argument("--for", metavar="TIME", dest="time", default="1d", help="like 30m or 7d (default: %(default)s)")
+    add.add_argument("--reason", metavar="TEXT", default="", help="why, for who reads the list")
+    add.set_defaults(run=_bans_add)
+    remove = actions.add_parser(
+        "remove", help=f"lift a ban; exit code {EX_WRONG} when there is none", parents=[shared]
+    )
+    remove.add_argument("network", metavar="NETWORK", help="as it is in the list")
+    remove.set_defaults(run=_bans_remove)
 
 
 def _add_demo(commands: Commands) -> None:
@@ -381,6 +408,77 @@ def _passwd(arguments: argparse.Namespace) -> int:
         return EX_DATAERR
     _say("the password is right" if good else "the password is wrong")
     return EX_OK if good else EX_WRONG
+
+
+def _bans_list(arguments: argparse.Namespace) -> int:
+    from popproxy.run.bans import render
+
+    def run(desk: BansDesk) -> int:
+        bans = desk.bans()
+        if arguments.json:
+            _print_json(bans)
+        else:
+            sys.stdout.write(render(bans))
+        return EX_OK
+
+    return _with_bans(arguments, run)
+
+
+def _bans_add(arguments: argparse.Namespace) -> int:
+    from popproxy.run.bans import network, seconds
+
+    def run(desk: BansDesk) -> int:
+        asked, time = network(arguments.network), seconds(arguments.time)
+        desk.add(asked, time, arguments.reason)
+        if arguments.json:
+            _print_json({"network": str(asked), "seconds": time})
+        else:
+            print(f"{asked} is banned for {arguments.time}")
+        return EX_OK
+
+    return _with_bans(arguments, run)
+
+
+def _bans_remove(arguments: argparse.Namespace) -> int:
+    from popproxy.run.bans import network
+
+    def run(desk: BansDesk) -> int:
+        asked = network(arguments.network)
+        removed = desk.remove(asked)
+        if arguments.json:
+            _print_json({"network": str(asked), "removed": removed})
+        else:
+            print(f"{asked} is free" if removed else f"{asked} was not banned")
+        return EX_OK if removed else EX_WRONG
+
+    return _with_bans(arguments, run)
+
+
+def _with_bans(arguments: argparse.Namespace, run: Callable[[BansDesk], int]) -> int:
+    """Do ``run`` where the bans of the config's plugin are."""
+    from popproxy.config.load import load
+    from popproxy.config.problems import ConfigError
+    from popproxy.run.bans import BansError, desk
+
+    try:
+        plan = load(_config_path(arguments.config)).plan
+    except ConfigError as error:
+        for problem in error.problems:
+            _say(str(problem))
+        return EX_CONFIG
+    try:
+        return run(desk(plan, arguments.plugin))
+    except BansError as error:
+        if error.usage:
+            raise UsageError(str(error)) from None
+        _say(str(error))
+        return EX_UNAVAILABLE
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from popproxy import __version__
 from popproxy.config.plan import Plan
@@ -25,6 +25,9 @@ from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker
 from popproxy.run.admin import Admin
 from popproxy.run.logs import EventLog, LibraryHandler, describe
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 DRAIN_SECONDS = 30.0
@@ -122,7 +125,11 @@ class _Service:
         worker = Worker(plan, log, metrics)
         admin = None
         if plan.admin is not None:
-            admin = Admin(lambda accept: render(registry, accept, _RENDER_PAUSE), lambda: self.state or None)
+            admin = Admin(
+                lambda accept: render(registry, accept, _RENDER_PAUSE),
+                lambda: self.state or None,
+                private=lambda: _ban_routes(plan, worker),
+            )
         signalled = self._on_signals(loop, worker)
         try:
             code = await self._start(worker, admin, signalled)
@@ -185,6 +192,14 @@ class _Service:
         await worker.start()
         self.state = ""
         self.log.event("info", "started", seconds=round(time.monotonic() - self.began, 3))
+
+
+def _ban_routes(plan: Plan, worker: Worker) -> Sequence[web.RouteDef]:
+    """What ``popproxy bans`` asks the worker."""
+    from popproxy.run.bandesk import BanDesk
+    from popproxy.run.bans import banning
+
+    return BanDesk(lambda: {name: worker.store(name) for name in banning(plan)}).routes()
 
 
 def _internal(log: EventLog, context: dict[str, object]) -> None:

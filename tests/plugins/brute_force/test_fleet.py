@@ -8,7 +8,7 @@ from popproxy_plugins.brute_force import BruteForceConfig
 from tests.bench.spray import KINDS, Report, Scale, Spray, text
 from tests.plugins.driving import drive
 
-SMALL = Scale(users=400, targets=20, attackers=200, hours=1.0, pause=60.0)
+SMALL = Scale(users=200, targets=10, attackers=100, hours=1.0, pause=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,9 @@ def test_no_real_user_is_refused(report: Report) -> None:
 
 
 def test_the_attack_does_not_get_through(report: Report) -> None:
-    assert report.tried == 200 * 60
+    assert report.tried == 100 * 60
     # Three failures of each address, and what was under way before the users were known to be attacked.
-    assert 200 <= report.through <= 200 * 3 + 20 * 20
+    assert 100 <= report.through <= 100 * 3 + 10 * 20
 
 
 def test_who_is_at_home_does_not_even_wait(report: Report) -> None:

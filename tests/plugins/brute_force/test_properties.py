@@ -27,7 +27,7 @@ COUNTS = st.integers(0, 200)
     st.sampled_from(USERS),
     st.sampled_from(CLIENTS),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_failures_of_others_never_hold_or_refuse_who_is_known(
     others: list[tuple[tuple[str, str, str], bool, float, int]], user: str, client: str
 ) -> None:
@@ -44,7 +44,7 @@ def test_failures_of_others_never_hold_or_refuse_who_is_known(
 
 
 @given(st.lists(FAILURES, max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_different_pairs_are_counted_once(failures: list[tuple[str, str, str]]) -> None:
     """With limits that nobody reaches, what on_login knows is what a set would hold."""
     off = {"delay": 0, "pairs": 0, "names": 0, "passwords": 0}
@@ -64,7 +64,7 @@ def test_different_pairs_are_counted_once(failures: list[tuple[str, str, str]]) 
 
 
 @given(st.lists(st.tuples(st.sampled_from(MOVES), st.integers(0, 7)), max_size=80))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_logins_under_way_are_never_fewer_than_none(steps: list[tuple[str, int]]) -> None:
     rig = Rig(at_once=3)
     sessions = [rig.session("192.0.2.1", USERS[n % 3]) for n in range(8)]
