@@ -36,8 +36,8 @@ the hard ones are granted, else only told. ``force``: taken whatever the limit: 
 class StoreFailed(Unavailable):
     """The store cannot answer now. Whether what was asked was done is not known.
 
-    ``kind`` is one of ``unreachable``, ``timeout``, ``refused``, ``busy``, ``full``, ``read_only``, ``broken``,
-    ``resting`` (it failed just now), ``closed`` and ``fault`` (of ours).
+    ``kind`` is one of ``unreachable``, ``timeout``, ``refused``, ``auth``, ``busy``, ``loading``, ``full``,
+    ``read_only``, ``protocol``, ``broken``, ``resting`` (it failed just now), ``closed`` and ``fault`` (of ours).
     """
 
     def __init__(self, text: str, kind: str = "unreachable") -> None:

@@ -136,7 +136,7 @@ class Watched:
 
 @contextmanager
 def watched() -> Iterator[Watched]:
-    """See Watched: three Sentinels, of which two must agree that a master is gone, after half a second."""
+    """See Watched: three Sentinels, of which two must agree that a master is gone, after a second and a half."""
     with ExitStack() as stack:
         first = stack.enter_context(server("--repl-diskless-sync-delay", "0"))
         second = stack.enter_context(server("--replicaof", "127.0.0.1", str(first.port)))
@@ -144,7 +144,7 @@ def watched() -> Iterator[Watched]:
         for port in free_ports(3):
             directory = stack.enter_context(private_directory("sentinel"))
             (directory / "conf").write_text(
-                f"sentinel monitor ours 127.0.0.1 {first.port} 2\nsentinel down-after-milliseconds ours 500\n"
+                f"sentinel monitor ours 127.0.0.1 {first.port} 2\nsentinel down-after-milliseconds ours 1500\n"
                 "sentinel failover-timeout ours 2000\n"
             )
             sentinel = Redis(directory, port, program="redis-sentinel")
@@ -157,7 +157,7 @@ def watched() -> Iterator[Watched]:
 @contextmanager
 def cluster(replicas: int = 0) -> Iterator[list[Redis]]:
     """Three masters that share the slots, each with so many replicas."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0")
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "3000", "--cluster-replica-validity-factor", "0")
     with ExitStack() as stack:
         nodes = [stack.enter_context(server(*options, *_bus(port))) for port in free_ports(3 * (1 + replicas))]
         run(

@@ -120,11 +120,13 @@ class Link:
 
     async def _reach_master(self) -> AbstractConnection:
         """Sentinels may be of different mind for a while: the one counts whose master says that it is one."""
-        failed = StoreFailed(f"redis {self._where}: no Sentinel knows {self._plan.place.service}", "unreachable")
+        unknown = StoreFailed(f"redis {self._where}: no Sentinel knows {self._plan.place.service}", "unreachable")
+        failed = unknown
         for node in self._plan.place.nodes:
             try:
                 found = await self._once(node, ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._plan.place.service), True)
                 if not found:
+                    failed = unknown
                     continue
                 connection = await self._connected(self._toward((found[0].decode(), int(found[1]))))
             except StoreFailed as error:
