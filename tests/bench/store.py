@@ -54,12 +54,14 @@ _PLUGIN = '[[plugin]]\nuse = "tests.bench.counting:Counting"\nfail = "closed"\n'
 
 @dataclass
 class Proxy:
-    """A running popproxy, and what was measured of it by size of burst: seconds of each login, CPU of each burst."""
+    """A running popproxy, and what was measured of it by size of burst: seconds of each login, those that were refused
+    because the store did not answer in time, and CPU of each burst."""
 
     store: str
     port: int
     process: subprocess.Popen[bytes]
     seconds: dict[int, list[float]] = field(default_factory=dict)
+    refused: dict[int, int] = field(default_factory=dict)
     cpu: dict[int, list[float]] = field(default_factory=dict)
 
 
@@ -106,8 +108,8 @@ def process(command: Sequence[str], folder: Path, core: int, port: int) -> Itera
             running.wait(10)
 
 
-async def client(port: int, user: str, ready: asyncio.Semaphore, go: asyncio.Event) -> float:
-    """One session; the seconds from PASS to +OK."""
+async def client(port: int, user: str, ready: asyncio.Semaphore, go: asyncio.Event) -> float | None:
+    """One session; the seconds from PASS to +OK, None for -ERR [SYS/TEMP]."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         await expect(reader)
@@ -117,8 +119,12 @@ async def client(port: int, user: str, ready: asyncio.Semaphore, go: asyncio.Eve
         await go.wait()
         began = time.perf_counter()
         writer.write(b"PASS secret\r\n")
-        await expect(reader)
+        line = await reader.readline()
         took = time.perf_counter() - began
+        if line.startswith(b"-ERR [SYS/TEMP]"):
+            return None
+        if not line.startswith(b"+OK"):
+            raise ConnectionError(f"the proxy said {line!r}")
         writer.write(b"QUIT\r\n")
         await expect(reader)
         return took
@@ -142,7 +148,9 @@ async def burst(proxy: Proxy, size: int) -> None:
         for _ in range(size):
             await ready.acquire()
         go.set()
-    proxy.seconds.setdefault(size, []).extend(task.result() for task in tasks)
+    found = [seconds for task in tasks if (seconds := task.result()) is not None]
+    proxy.seconds.setdefault(size, []).extend(found)
+    proxy.refused[size] = proxy.refused.get(size, 0) + size - len(found)
     proxy.cpu.setdefault(size, []).append((account.cpu_seconds(proxy.process.pid) - before) / size)
 
 
@@ -154,8 +162,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 def table(proxies: Sequence[Proxy], sizes: Sequence[int]) -> str:
     """The figures as Markdown."""
     lines = [
-        "| logins at once | store | p50 | p99 | added to p50 | CPU for a session |",
-        "|---:|---|---:|---:|---:|---:|",
+        "| logins at once | store | p50 | p99 | added to p50 | CPU for a session | refused |",
+        "|---:|---|---:|---:|---:|---:|---:|",
     ]
     for size in sizes:
         base = quantile(proxies[0].seconds[size], 0.5)
@@ -163,7 +171,8 @@ def table(proxies: Sequence[Proxy], sizes: Sequence[int]) -> str:
             middle, most = (quantile(proxy.seconds[size], share) * 1000 for share in (0.5, 0.99))
             added = "" if proxy is proxies[0] else f"{middle - base * 1000:+.2f} ms"
             cpu = statistics.median(proxy.cpu[size]) * 1e6
-            lines.append(f"| {size} | {proxy.store} | {middle:.2f} ms | {most:.2f} ms | {added} | {cpu:.0f} µs |")
+            figures = f"{middle:.2f} ms | {most:.2f} ms | {added} | {cpu:.0f} µs | {proxy.refused[size]}"
+            lines.append(f"| {size} | {proxy.store} | {figures} |")
     return "\n".join(lines)
 
 
@@ -221,6 +230,7 @@ async def measure(proxies: Sequence[Proxy], sizes: Sequence[int], rounds: float)
             await burst(proxy, size)
             proxy.seconds[size].clear()
             proxy.cpu[size].clear()
+            proxy.refused[size] = 0
         for turn in range(number):
             gc.collect()
             for place in range(len(proxies)):

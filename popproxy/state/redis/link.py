@@ -22,6 +22,8 @@ Command = tuple[str | bytes | int, ...]
 
 _READ_AT_ONCE = 50
 """Replies after which a server has shown that it is not silent."""
+_SECOND_LOOK = 0.05
+"""Seconds behind a time-out in which is read what may have come already."""
 
 _KINDS: tuple[tuple[type[Exception], str, str], ...] = (
     (exceptions.BusyLoadingError, "loading", "is loading its data"),
@@ -206,15 +208,26 @@ class Link:
     async def _exchange(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
         replies: list[Any] = []
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self._plan.timeout) as limit:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for number in range(len(commands)):
-                if number and number % _READ_AT_ONCE == 0:
-                    limit.reschedule(loop.time() + self._plan.timeout)
-                try:
-                    replies.append(await connection.read_response())
-                except exceptions.ResponseError as error:
-                    replies.append(error)
+        async with asyncio.timeout(None) as limit:
+            # What came while our own loop was late is read before anybody is called silent.
+
+            def silent() -> None:
+                limit.reschedule(loop.time() + _SECOND_LOOK)
+
+            timer = loop.call_later(self._plan.timeout, silent)
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                for number in range(len(commands)):
+                    if number and number % _READ_AT_ONCE == 0:
+                        timer.cancel()
+                        limit.reschedule(None)
+                        timer = loop.call_later(self._plan.timeout, silent)
+                    try:
+                        replies.append(await connection.read_response())
+                    except exceptions.ResponseError as error:
+                        replies.append(error)
+            finally:
+                timer.cancel()
         return replies
 
     async def _close(self, connection: AbstractConnection) -> None:
