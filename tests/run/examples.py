@@ -40,6 +40,8 @@ class Site:
         (directory / "mail.key").chmod(0o600)
         (directory / "auth.key").write_text("shared with the back end\n")
         (directory / "routes").write_text("boss@example.com business\n")
+        phone = "ann+phone@example.com:{PLAIN}of the phone::::::destuser=ann@example.com pass=of-the-account\n"
+        (directory / "app-passwords").write_text(phone)
         self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         leaf.configure_cert(self.server_tls)
         self.client_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

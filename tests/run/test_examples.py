@@ -8,12 +8,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from tests.integration.backend import Backend, User
 from tests.run.examples import HOST, NAMES, Site, mail_server
-from tests.run.process import Process, program
+from tests.run.process import PATIENCE, Process, program
 from tests.wireclient import WireClient
 
 LETTER = b"From: sue@example.org\r\nSubject: hello\r\n\r\nHello.\r\n"
@@ -170,4 +171,114 @@ def test_tagging(running: ExitStack, site: Site) -> None:
         assert all(letter.endswith(b"\r\n\r\nHello.\r\n") for letter in (ham, spam, forged, none))
         assert client.multi(b"TOP 2 0").count(b"[SPAM] ") == 1
         assert client.single(b"QUIT").startswith(b"+OK")
+    ended(process)
+
+
+# archive.toml
+
+
+def test_archive(running: ExitStack, site: Site) -> None:
+    users = {"old@archive.example.com": "secret", "ann@example.com": "secret"}
+    maildrops = mail_server(site.directory / "mail", users, {"1": LETTER, "2": LETTER + b"Two.\r\n"}, site.server_tls)
+    changes = {"mail.example.com": f"{HOST}:{running.enter_context(maildrops)}"}
+    process = served(running, site, site.installed("archive.toml", changes))
+
+    def deleted(user: bytes) -> bytes:
+        """What is left for the next session when one has deleted its first message."""
+        with site.connect(process, "pop3s") as client:
+            assert client.user_pass(user, b"secret").startswith(b"+OK")
+            assert client.single(b"DELE 1").startswith(b"+OK")
+            assert client.single(b"STAT").startswith(b"+OK 1 ")
+            assert client.single(b"RETR 1").startswith(b"-ERR")
+            assert client.single(b"QUIT").startswith(b"+OK")
+        with site.connect(process, "pop3s") as client:
+            assert client.user_pass(user, b"secret").startswith(b"+OK")
+            assert b"\r\nEXPIRE NEVER\r\n" in client.multi(b"CAPA")
+            stat = client.single(b"STAT")
+            assert client.single(b"QUIT").startswith(b"+OK")
+        return stat
+
+    assert deleted(b"old@archive.example.com") == b"+OK 2 %d\r\n" % (2 * len(LETTER) + 6)
+    assert deleted(b"ann@example.com").startswith(b"+OK 1 ")
+    ended(process)
+
+
+# office.toml
+
+
+@pytest.mark.parametrize("office", ["192.0.2.0/24", "127.0.0.0/8"])
+def test_office(running: ExitStack, site: Site, office: str) -> None:
+    users = dict.fromkeys(("ann@example.com", "boss@example.com", "bob@sales.example.com"), "secret")
+    maildrops = mail_server(site.directory / "mail", users, {"1": LETTER}, site.server_tls)
+    changes = {"mail.example.com": f"{HOST}:{running.enter_context(maildrops)}", "192.0.2.0/24": office}
+    process = served(running, site, site.installed("office.toml", changes))
+    for user in users:
+        with site.connect(process, "pop3s") as client:
+            answer = client.user_pass(user.encode(), b"secret")
+            if user == "ann@example.com" and office != "127.0.0.0/8":
+                assert answer == b"-ERR [SYS/PERM] POP only from the office\r\n"
+                assert client.user_pass(user.encode(), b"wrong") == answer, "nobody looks at the password"
+            else:
+                assert answer.startswith(b"+OK")
+                assert letters(client) == [LETTER]
+            assert client.single(b"QUIT").startswith(b"+OK")
+    ended(process)
+
+
+# app-passwords.toml
+
+
+def test_app_passwords(running: ExitStack, site: Site) -> None:
+    users = {"ann@example.com": "of-the-account"}
+    maildrops = mail_server(site.directory / "mail", users, {"1": LETTER}, site.server_tls)
+    changes = {"mail.example.com": f"{HOST}:{running.enter_context(maildrops)}"}
+    process = served(running, site, site.installed("app-passwords.toml", changes))
+    told = {
+        (b"ann@example.com", b"of-the-account"): b"-ERR [SYS/PERM] Log in with an app password\r\n",
+        (b"ann@example.com", b"of the phone"): b"-ERR [SYS/PERM] Log in with an app password\r\n",
+        (b"ann+phone@example.com", b"of-the-account"): b"-ERR [AUTH] Authentication failed\r\n",
+        (b"ann+tablet@example.com", b"of the phone"): b"-ERR [AUTH] Authentication failed\r\n",
+    }
+    for (user, password), answer in told.items():
+        with site.connect(process, "pop3s") as client:
+            assert client.user_pass(user, password) == answer
+            assert client.single(b"QUIT").startswith(b"+OK")
+    with site.connect(process, "pop3s") as client:
+        assert client.user_pass(b"ann+phone@example.com", b"of the phone").startswith(b"+OK")
+        assert letters(client) == [LETTER]
+        assert client.single(b"QUIT").startswith(b"+OK")
+    log = ended(process)
+    assert "of-the-account" not in log and "of the phone" not in log
+
+
+# sunset.toml
+
+
+def test_sunset(running: ExitStack, site: Site) -> None:
+    users = dict.fromkeys(("ann@example.com", "bob@first.example.com"), "secret")
+    maildrops = mail_server(site.directory / "mail", users, {"1": LETTER}, site.server_tls)
+    changes = {"mail.example.com": f"{HOST}:{running.enter_context(maildrops)}"}
+    process = served(running, site, site.installed("sunset.toml", changes))
+    for _ in range(2):
+        with site.connect(process, "pop3s") as client:
+            assert client.user_pass(b"ann@example.com", b"secret").startswith(b"+OK")
+            assert letters(client) == [LETTER]
+            assert client.single(b"QUIT").startswith(b"+OK")
+    with site.connect(process, "pop3s") as client:
+        answer = client.user_pass(b"bob@first.example.com", b"secret")
+        assert answer == b"-ERR [SYS/PERM] POP has been switched off, please use IMAP\r\n"
+    (line,) = process.until(lambda: process.lines("admin_listening"))
+    with urlopen(f"http://{line['address']}/metrics", timeout=PATIENCE) as reply:
+        metrics = reply.read().decode()
+    counted = re.findall(r"^popproxy_policy_decisions_total\{(.*)\} ([1-9].*)$", metrics, re.MULTILINE)
+    found = {frozenset(re.findall(r'(\w+)="(\w+)"', labels)): float(number) for labels, number in counted}
+    plugin = ("plugin", "policy")
+    assert found == {
+        frozenset({plugin, ("rule", "pop_is_over"), ("action", "audit")}): 2,
+        frozenset({plugin, ("rule", "pop_is_over_for_some"), ("action", "deny")}): 1,
+    }, metrics
+    tried = process.lines("policy.audit")
+    assert [(line["user"], line["rule"], line["client"]) for line in tried] == [
+        ("ann@example.com", "pop_is_over", "127.0.0.1")
+    ] * 2
     ended(process)

@@ -1,4 +1,5 @@
-"""docs/plugins: a page for each plugin that comes with popproxy, its options those of the model, its examples good."""
+"""docs/plugins: a page for each plugin that comes with popproxy, its options those of the model, its examples good, as
+those of docs/recipes.md are."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ NAMES = sorted(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["
 FENCE = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [
     pytest.param(match.group(1), id=f"{page.stem} at {text.count(chr(10), 0, match.start()) + 2}")
-    for page in sorted(PAGES.glob("*.md"))
+    for page in [*sorted(PAGES.glob("*.md")), PAGES.parent / "recipes.md"]
     for text in [page.read_text("utf-8")]
     for match in FENCE.finditer(text)
 ]
