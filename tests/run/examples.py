@@ -53,16 +53,17 @@ class Site:
         for old, new in {**changes, "/etc/popproxy": str(self.directory)}.items():
             assert old in text, f"{name} has no {old!r}"
             text = text.replace(old, new)
+        text = text.replace("/var/lib/popproxy", str(self.directory))
         path = self.directory / name
         path.write_text(_BIND.sub('"127.0.0.1:0"', text), "utf-8")
         return path
 
-    def connect(self, process: Process, listener: str) -> WireClient:
-        """A client of a listener of the running proxy."""
+    def connect(self, process: Process, listener: str, source: str | None = None) -> WireClient:
+        """A client of a listener of the running proxy; ``source`` is the address it comes from."""
         (line,) = process.until(lambda: [one for one in process.lines("listening") if one["listener"] == listener])
         host, _, port = str(line["address"]).rpartition(":")
         implicit = self.client_tls if listener == "pop3s" else None
-        return WireClient((host, int(port)), implicit=implicit, name=HOST, timeout=PATIENCE)
+        return WireClient((host, int(port)), implicit=implicit, name=HOST, timeout=PATIENCE, source=source)
 
 
 @contextmanager

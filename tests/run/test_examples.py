@@ -282,3 +282,37 @@ def test_sunset(running: ExitStack, site: Site) -> None:
         ("ann@example.com", "pop_is_over", "127.0.0.1")
     ] * 2
     ended(process)
+
+
+# spray.toml
+
+
+def test_spray(running: ExitStack, site: Site) -> None:
+    users = {"ann@example.com": "of ann", "bob@example.com": "of bob"}
+    maildrops = mail_server(site.directory / "mail", users, {"1": LETTER}, site.server_tls)
+    changes = {
+        "mail.example.com": f"{HOST}:{running.enter_context(maildrops)}",
+        '["2s", "4s", "8s", "15s"]': '["10ms"]',
+    }
+    process = served(running, site, site.installed("spray.toml", changes))
+
+    def answer(user: str, password: str, source: str) -> bytes:
+        with site.connect(process, "pop3s", source) as client:
+            told = client.user_pass(user.encode(), password.encode())
+            assert client.single(b"QUIT").startswith(b"+OK")
+        return told
+
+    refused = b"-ERR [SYS/TEMP] Too many failed logins, try again later\r\n"
+    assert answer("ann@example.com", "of ann", "127.0.0.1").startswith(b"+OK")
+    for _ in range(20):
+        assert answer("bob@example.com", "an old one", "127.0.0.3").startswith(b"-ERR [AUTH]"), "a phone is no attack"
+    for number in range(8):
+        assert answer(f"user{number}@example.com", "Summer2026", "127.0.0.2").startswith(b"-ERR [AUTH]")
+    assert answer("bob@example.com", "of bob", "127.0.0.2") == refused
+    assert answer("bob@example.com", "wrong", "127.0.0.2") == refused
+    assert answer("ann@example.com", "of ann", "127.0.0.1").startswith(b"+OK")
+    assert answer("bob@example.com", "of bob", "127.0.0.3").startswith(b"+OK")
+    (ban,) = process.lines("brute_force.banned")
+    assert (ban["client"], ban["names"]) == ("127.0.0.2", 8)
+    log = ended(process)
+    assert "Summer2026" not in log and "of bob" not in log
