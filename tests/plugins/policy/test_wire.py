@@ -42,6 +42,47 @@ def test_large_messages_are_not_there() -> None:
     assert worker.services.metrics.decided["small", "hide"].value == 1
 
 
+def test_messages_stay_until_they_are_old_enough() -> None:
+    worker = Worker({"name": "stay", "leave_on_server": {"days": 14, "dele": "keep"}})
+    ages = (20, 1, 14.1, 13.9)
+    client = worker.inside(*(worker.message(age) for age in ages))
+    assert client.send(b"DELE 1\r\nDELE 2\r\nDELE 3\r\nDELE 4\r\nSTAT\r\n").endswith(b"\r\n+OK 0 0\r\n")
+    assert [line for line in client.server.asked if line.startswith("DELE")] == ["DELE 1", "DELE 3"]
+    client.lines("QUIT")
+    assert client.server.kept == [2, 4]
+    assert [line for line in client.server.asked if line.startswith("TOP")] == [f"TOP {n} 0" for n in (1, 2, 3, 4)]
+
+
+def test_held_back_and_told_so() -> None:
+    worker = Worker({"name": "stay", "leave_on_server": {"days": 14}})
+    client = worker.inside(worker.message(20), worker.message(1))
+    text = "-ERR [SYS/TEMP] Message stays on the server until it is 14 days old"
+    assert client.lines("UIDL", "DELE 2", "DELE 1", "DELE 3") == ["+OK", text, "+OK marked", "-ERR No such message"]
+    assert client.lines("STAT", "QUIT")[0] == f"+OK 1 {len(client.server.messages[2])}"
+    assert client.server.kept == [2]
+
+
+def test_old_messages_are_hidden_and_a_second_poll_asks_for_no_header() -> None:
+    worker = Worker({"name": "new", "hide_older": 30})
+    messages = [worker.message(age) for age in (40, 20, 31, 1)]
+    for polls in range(3):
+        client = worker.inside(*messages)
+        assert client.send(b"UIDL\r\n") == b"+OK\r\n1 uid2\r\n2 uid4\r\n.\r\n"
+        assert client.lines("STAT")[0] == f"+OK 2 {len(messages[1]) + len(messages[3])}"
+        client.lines("QUIT")
+        assert len([line for line in client.server.asked if line.startswith("TOP")]) == (0 if polls else 4)
+
+
+def test_the_first_command_is_a_retr() -> None:
+    """Sizes are known before anything is sent, and no header is asked for."""
+    worker = Worker({"name": "large", "max_message_octets": 1000})
+    client = worker.inside(worker.message(1, octets=2000), worker.message(1))
+    said = client.send(b"RETR 1\r\nRETR 2\r\nRETR 3\r\n")
+    assert said.startswith(b"-ERR [SYS/PERM] Message is too large\r\n+OK ")
+    assert said.endswith(b"\r\n.\r\n-ERR No such message\r\n")
+    assert client.server.asked == ["LIST", "UIDL", "RETR 2"]
+
+
 def test_too_many_sessions_and_who_may_come_behind() -> None:
     worker = Worker({"name": "few", "sessions_per_user": 1})
     first, second = worker.inside(), worker.client()

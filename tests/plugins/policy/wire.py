@@ -105,6 +105,7 @@ class Worker:
             default_upstream="main",
             auth_before_tls=True,
             chain=Chain(subscribers),
+            wall=self.clock.now,
         )
 
     def message(self, age: float, text: str = "hello", octets: int = 0) -> bytes:
