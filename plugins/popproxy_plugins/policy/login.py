@@ -13,7 +13,7 @@ from popproxy_plugins.policy.claims import POINTS, REFUSALS, Claim, claims, day_
 from popproxy_plugins.policy.decide import Decided, Rules, decide
 from popproxy_plugins.policy.ledger import Act, Ledger
 from popproxy_plugins.policy.match import Facts, Locate, Look, facts_of
-from popproxy_plugins.policy.state import Held, State, state_of
+from popproxy_plugins.policy.state import Held, Place, State, state_of
 from popproxy_plugins.policy.volume import Day
 
 _CLOSED = "Login is not possible now, try again later"
@@ -22,8 +22,9 @@ _CLOSED = "Login is not possible now, try again later"
 class Door:
     """The hooks up to the login, of one worker."""
 
-    def __init__(self, rules: Rules, services: Services, ledger: Ledger, locate: Locate) -> None:
+    def __init__(self, rules: Rules, services: Services, ledger: Ledger, locate: Locate, place: Place) -> None:
         self._rules = rules
+        self._place = place
         self._store = services.store
         self._clock = services.clock
         self._ledger = ledger
@@ -34,11 +35,11 @@ class Door:
 
     def connect(self, session: SessionView) -> Refuse | None:
         """What no login can change: its network, country, listener and time are refused for everybody."""
-        return self._judge(session, state_of(session), self._facts(session, None))
+        return self._judge(session, state_of(self._place, session), self._facts(session, None))
 
     def login(self, session: SessionView, credentials: Credentials) -> Refuse | None:
         """What is known with the name: no call of the store."""
-        state = state_of(session)
+        state = state_of(self._place, session)
         # An attempt before this one may have been let in by the store and turned away by somebody else.
         state.give_back()
         state.user = credentials.user
@@ -48,7 +49,7 @@ class Door:
 
     async def proved(self, session: SessionView, ok: bool) -> Refuse | None:
         """The login went well, or not: the limits, all in one call of the store."""
-        state = state_of(session)
+        state = state_of(self._place, session)
         state.give_back()
         if not ok:
             return None

@@ -28,6 +28,7 @@ from popproxy.api import (
     Services,
     SessionSummary,
     SessionView,
+    Slot,
 )
 from popproxy_plugins.policy import admission, announced, claims, country, needs, volume
 from popproxy_plugins.policy.arrivals import Arrivals
@@ -39,7 +40,7 @@ from popproxy_plugins.policy.login import Door
 from popproxy_plugins.policy.maildrop import hidden
 from popproxy_plugins.policy.match import Locate, Look, facts_of, nowhere
 from popproxy_plugins.policy.paces import Paces
-from popproxy_plugins.policy.state import STATE, State
+from popproxy_plugins.policy.state import Place, State
 from popproxy_plugins.policy.tally import Enough, Tally, Wait
 
 _SIZE = re.compile(rb"\s*(\d{1,18})")
@@ -55,6 +56,7 @@ class Policy(Plugin[PolicyConfig]):
         self._rules = Rules(config)
         self._arrivals = Arrivals()
         self._paces = Paces()
+        self._place: Place = Slot("policy", None)
         self._locate: Locate = nowhere
         self.skips = _skipped(self._rules)
 
@@ -67,7 +69,7 @@ class Policy(Plugin[PolicyConfig]):
         self._store = services.store
         self._clock = services.clock
         self._ledger = Ledger(services, [rule.head.name for rule in self._rules.items])
-        self._door = Door(self._rules, services, self._ledger, self._locate)
+        self._door = Door(self._rules, services, self._ledger, self._locate, self._place)
 
     # The way in
 
@@ -75,7 +77,7 @@ class Policy(Plugin[PolicyConfig]):
         return self._door.connect(session)
 
     def on_capabilities(self, session: SessionView, capabilities: Capabilities) -> Capabilities | None:
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is not None and state.inside:
             return announced.behind(state.decision.enforced, capabilities)
         facts = facts_of(session, None, session.groups, self._clock.now(), self._locate)
@@ -104,7 +106,7 @@ class Policy(Plugin[PolicyConfig]):
 
     def unneeded(self, session: SessionView) -> frozenset[str]:
         """The session is in: begin to count for it."""
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is None:
             return needs.HOOKS
         decision, now = state.decision, self._clock.monotonic()
@@ -119,7 +121,7 @@ class Policy(Plugin[PolicyConfig]):
         return needs.HOOKS - needs.needed(decision)
 
     def pace(self, session: SessionView) -> Sequence[Pace]:
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is None:
             return ()
         found: list[Pace] = []
@@ -133,7 +135,7 @@ class Policy(Plugin[PolicyConfig]):
         return found
 
     def on_maildrop(self, session: SessionView, maildrop: MaildropView) -> Hide | Dates | None:
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is None:
             return None
         verdict, acts = hidden(state.decision.enforced, session, maildrop, self._arrivals, self._clock.now())
@@ -143,7 +145,7 @@ class Policy(Plugin[PolicyConfig]):
         return verdict
 
     def on_command(self, session: SessionView, command: Command) -> Refuse | Keep | Dates | Hangup | None:
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is None:
             return None
         name, sent = command.name, session.sent - state.base
@@ -186,7 +188,7 @@ class Policy(Plugin[PolicyConfig]):
 
     def on_reply(self, session: SessionView, command: Command, reply: ReplyView) -> None:
         """The size of a message, for audited rules: to list the maildrop for them would change what clients read."""
-        state = STATE.get(session)
+        state = self._place.get(session)
         found = _SIZE.match(reply.text) if reply.ok and command.name == "RETR" else None
         if state is not None and found is not None:
             limit = state.decision.audited.max_message_octets
@@ -194,7 +196,7 @@ class Policy(Plugin[PolicyConfig]):
                 self._ledger.would(session, state.noted, Act(limit.rule, "max_message_octets"))
 
     def on_close(self, session: SessionView, summary: SessionSummary) -> None:
-        state = STATE.get(session)
+        state = self._place.get(session)
         if state is None:
             return
         if state.inside:

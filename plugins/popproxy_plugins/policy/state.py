@@ -69,13 +69,14 @@ class State:
             held.give_back()
 
 
-STATE: Slot[State | None] = Slot("policy", None)
+Place = Slot[State | None]
+"""Where one instance of the plugin keeps its states: a config may have several of them."""
 
 
-def state_of(session: SessionView) -> State:
+def state_of(place: Place, session: SessionView) -> State:
     """The state of ``session``, made at the first call."""
-    state = STATE.get(session)
+    state = place.get(session)
     if state is None:
         state = State()
-        STATE.set(session, state)
+        place.set(session, state)
     return state

@@ -169,3 +169,20 @@ def test_sessions_that_no_rule_is_for_pass_as_they_are() -> None:
     assert any(joe.hooks(hook) for hook in hooks)
     assert ann.lines("STAT", "LIST") == [f"+OK 1 {len(ann.server.messages[1])}", "+OK 1 messages"]
     assert joe.lines("STAT", "LIST") == ["+OK 0 0", "+OK"]
+
+
+def test_two_of_them_do_not_get_into_each_others_way() -> None:
+    """A config may use the plugin twice, say with one of them for a domain only."""
+    worker = Worker(
+        {"name": "first", "dele": "refuse", "sessions_per_address": 1},
+        behind=[{"name": "second", "commands": {"deny": ["TOP"]}, "sessions_per_user": 2}],
+    )
+    client = worker.inside(worker.message(1))
+    assert len(worker.store.held) == 2
+    assert client.lines("DELE 1", "TOP 1 0") == [
+        "-ERR [SYS/PERM] Messages cannot be deleted",
+        "-ERR [SYS/PERM] Command is not allowed",
+    ]
+    assert worker.client().send(LOGIN).endswith(b"-ERR [IN-USE] Too many sessions at once\r\n")
+    client.gone()
+    worker.inside()

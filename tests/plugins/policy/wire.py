@@ -83,20 +83,18 @@ def _rows(rows: Mapping[int, bytes]) -> bytes:
 
 
 class Worker:
-    """One worker with these rules; with none it has no plugin at all."""
+    """One worker with these rules; with none it has no plugin at all. ``behind`` are those of a second instance."""
 
-    def __init__(self, *rules: Mapping[str, Any], **options: Any) -> None:
+    def __init__(self, *rules: Mapping[str, Any], behind: Sequence[Mapping[str, Any]] = (), **options: Any) -> None:
         self.clock = FakeClock()
         self.store = WatchedStore(self.clock)
         self.services = FakeServices(self.clock, World(), Fail.CLOSED)
         self.services.store = self.store
         subscribers: list[Subscriber] = []
-        if rules:
-            policy = Policy(PolicyConfig.model_validate({"rules": rules, **options}))
-            begun = policy.start(self.services)
-            if begun is not None:
-                _drive(begun)
-            subscribers.append(Subscriber("policy", policy, Fail.CLOSED))
+        for number, given in enumerate(one for one in (rules, behind) if one):
+            policy = Policy(PolicyConfig.model_validate({"rules": given, **options}))
+            _drive(policy.start(self.services))
+            subscribers.append(Subscriber(f"policy{number}", policy, Fail.CLOSED))
         self.knowledge = Knowledge()
         self.knowledge.learn("main", Capabilities.parse(CAPABILITIES), self.clock.monotonic())
         self.plan = SessionPlan(
