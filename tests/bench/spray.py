@@ -69,6 +69,8 @@ class Report:
     through: int = 0
     by_hour: Counter[int] = field(default_factory=Counter)
     bans: int = 0
+    unanswered: float = 0.0
+    """Logins that passed because the store did not answer."""
 
     @property
     def refused(self) -> int:
@@ -193,6 +195,9 @@ class Spray:
         self.report.bans = sum(
             line.event == "banned" for services in self.fleet.services for line in services.log.lines
         )
+        self.report.unanswered = sum(
+            services.metrics.counters["logins", "error"].value for services in self.fleet.services
+        )
         return self.report
 
     def kind(self, user: int) -> str:
@@ -280,7 +285,7 @@ def text(scale: Scale, report: Report, seconds: float) -> str:
         f"{PROXIES} proxies, {scale.users} users, {scale.attackers} addresses that guess at {scale.targets} users, one "
         f"try in {scale.pause:g} s each, for {scale.hours:g} h; a login of each user every {scale.poll:g} s",
         f"attack: {report.tried} tries, {report.through} of them ({share:.1f} %) reached the upstream: {hours}",
-        f"bans: {report.bans}",
+        f"bans: {report.bans}; logins that passed because the store did not answer: {report.unanswered:g}",
         f"real users: {report.refused} refused, {report.held} held at least once",
         "",
         f"{'users':16}{'logins':>9}{'refused':>9}{'held':>7}{'longest':>9}",

@@ -116,7 +116,7 @@ def test_bans_in_sqlite(start: Start, setup: Setup, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_not_made(setup: Setup, tmp_path: Path) -> None:
     path = tmp_path / "popproxy.toml"
     path.write_text(
-        '[[listener]]\nname = "a"\nbind = ["127.0.0.1:0"]\ntls = "off"\n[upstream.main]\nservers = ["pop3s://a.example"]\n'
+        '[[listener]]\nname = "a"\nbind = ["127.0.0.1:0"]\ntls = "implicit"\n[upstream.main]\nservers = ["pop3s://a.example"]\n'
         f'[[plugin]]\nuse = "brute_force"\n[store]\nuse = "sqlite"\npath = {json.dumps(str(tmp_path / "no.sqlite"))}\n'
     )
     command = [sys.executable, "-m", "popproxy", "bans", "list", "--config", str(path)]
