@@ -24,7 +24,7 @@ from tests.integration.packages import program
 from tests.letters import DIFFICULT, write_maildir
 from tests.wireclient import WireClient
 
-ACCOUNTS = 150
+ACCOUNTS = 250
 OPTIONAL, REQUIRED, CLEAR, LOCKING = "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"
 HOSTS = (OPTIONAL, REQUIRED, CLEAR, LOCKING)
 

@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,13 @@ class Proxy:
     unix: Path
     config: Path
     scraped: list[bytes] = field(default_factory=list)
+    killed: bool = False
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self.killed = True
+        self.daemon.process.kill()
+        self.daemon.process.wait()
 
     def get(self, path: str) -> tuple[int, bytes]:
         """GET from the admin listener: status and body."""
@@ -77,6 +85,15 @@ class Proxy:
             connection.close()
         self.scraped.append(body)
         return response.status, body
+
+    def metric(self, start: str) -> float:
+        """The sum of all samples whose lines begin so."""
+        lines = self.get("/metrics")[1].decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(start))
+
+    def events(self, name: str) -> list[dict[str, object]]:
+        """The log lines of one event so far."""
+        return [line for line in self.lines() if line["event"] == name]
 
     def lines(self) -> list[dict[str, object]]:
         """The log, one JSON object per line; AssertionError for a line that is none."""
@@ -165,7 +182,8 @@ def _forms(secret: bytes) -> Iterator[bytes]:
 def start(setup: Setup) -> Iterator[Proxy]:
     """The proxy, ready; ended by SIGTERM when the block is left.
 
-    It must exit with 0, have leaked no password, have logged nothing but JSON and no fault of its own.
+    It must exit with 0 unless it was killed, have leaked no password, have logged nothing but JSON and no fault of its
+    own.
     """
     with private_directory("proxy") as base:
         config = base / "popproxy.toml"
@@ -179,7 +197,7 @@ def start(setup: Setup) -> Iterator[Proxy]:
             yield proxy
         finally:
             code = daemon.stop()
-        assert code == 0, f"the proxy exits with {code}\n{daemon.tail()}"
+        assert code == (-signal.SIGKILL if proxy.killed else 0), f"the proxy exits with {code}\n{daemon.tail()}"
         told = daemon.log.read_bytes() + b"".join(proxy.scraped)
         assert not leaks(told), f"passwords in the log or the metrics: {leaks(told)}\n{daemon.tail()}"
         faults = [line for line in proxy.lines() if line["event"] in FAULTS]

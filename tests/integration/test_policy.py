@@ -1,13 +1,11 @@
-"""policy before a real Dovecot: real clients at a read-only mailbox, and limits that hold across processes."""
+"""policy before a real Dovecot: real clients at a read-only mailbox and at others with rules."""
 
 from __future__ import annotations
 
 import json
 import poplib
-import signal
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -16,11 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration import proxy as proxies
-from tests.integration import redis_server
 from tests.integration.clients import CLIENTS, Client, Mailbox
 from tests.integration.conftest import Need, Start
-from tests.integration.daemon import Account
 from tests.integration.dovecot import LETTERS, Dovecot
 from tests.integration.proxy import Proxy, Setup, eventually
 from tests.integration.reading import connect, logged_in, url
@@ -37,13 +32,13 @@ USE = 'use = "policy"'
 Ruled = Callable[..., Proxy]
 
 
-def tables(*rules: dict[str, Any], store: str = "", **options: Any) -> str:
-    """TOML: the plugin with these rules, and a store."""
+def tables(*rules: dict[str, Any], **options: Any) -> str:
+    """TOML: the plugin with these rules."""
     lines = ["", "[[plugin]]", USE, *(f"{key} = {json.dumps(value)}" for key, value in options.items())]
     for number, rule in enumerate(rules):
         lines += ["[[plugin.rules]]", f'name = "r{number}"']
         lines += [f"{key} = {_toml(value)}" for key, value in rule.items()]
-    return "\n".join([*lines, store, ""])
+    return "\n".join([*lines, ""])
 
 
 def _toml(value: Any) -> str:
@@ -58,12 +53,6 @@ def ruled(dovecot: Dovecot, setup: Setup, start: Start) -> Ruled:
     return lambda *rules, **options: start(
         replace(setup, server=url(dovecot, "tls"), upstream=tables(*rules, **options))
     )
-
-
-def metric(proxy: Proxy, start: str) -> float:
-    """The value of the first metric line that begins so; 0 when there is none."""
-    lines = proxy.get("/metrics")[1].decode().splitlines()
-    return next((float(line.split()[-1]) for line in lines if line.startswith(start)), 0.0)
 
 
 def dated(days: float, text: str) -> tuple[str, bytes]:
@@ -85,7 +74,7 @@ def test_every_client_empties_an_archive_and_nothing_is_gone(
     assert len(delivered) == len(PLAIN)
     eventually(lambda: len(dovecot.endings(account)) == dovecot.logins(account) > 0, "end of every session")
     assert dovecot.kept(account) == before
-    assert metric(proxy, 'popproxy_policy_decisions_total{action="rewrite"') == len(PLAIN)
+    assert proxy.metric('popproxy_policy_decisions_total{action="rewrite"') == len(PLAIN)
 
 
 def test_an_archive_that_says_so(dovecot: Dovecot, ruled: Ruled, trust: ssl.SSLContext) -> None:
@@ -180,7 +169,7 @@ def test_time_between_logins_is_announced_and_kept(dovecot: Dovecot, ruled: Rule
     with connect(proxy, "tls", trust) as client:
         assert client.user_pass(account.name, account.password).startswith(b"-ERR [LOGIN-DELAY] ")
         assert client.user_pass(other.name, other.password).startswith(b"+OK")
-    assert metric(proxy, 'popproxy_auth_attempts_total{listener="pop3s",mechanism="USER",result="rate_limited"') == 1
+    assert proxy.metric('popproxy_auth_attempts_total{listener="pop3s",mechanism="USER",result="rate_limited"') == 1
 
 
 def test_a_session_at_its_pace(dovecot: Dovecot, ruled: Ruled, trust: ssl.SSLContext) -> None:
@@ -203,81 +192,3 @@ def test_in_audit_mode_nothing_is_refused(dovecot: Dovecot, ruled: Ruled, trust:
     told = [line for line in proxy.lines() if line["event"] == "policy.audit"]
     assert [(line["point"], line["code"]) for line in told] == [("sessions_per_user", "IN-USE"), ("dele", "SYS/PERM")]
     eventually(lambda: len(dovecot.kept(account)) == 1, "the deletion")
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def shared(request: pytest.FixtureRequest, need: Need, tmp_path: Path) -> Iterator[str]:
-    """The TOML of a store that several proxies share."""
-    if request.param == "sqlite":
-        yield f'[store]\nuse = "sqlite"\npath = {json.dumps(str(tmp_path / "store"))}\nlease = "3s"'
-        return
-    need("redis-server")
-    with redis_server.server() as redis:
-        yield f'[store]\nuse = "redis"\nurl = "redis://127.0.0.1:{redis.port}/0"\nlease = "3s"'
-
-
-def refused(proxy: Proxy, trust: ssl.SSLContext, account: Account) -> bool:
-    """Whether a login is refused because of others."""
-    with connect(proxy, "tls", trust) as client:
-        reply = client.user_pass(account.name, account.password)
-        if reply.startswith(b"+OK"):
-            client.single(b"QUIT")
-        else:
-            assert reply == b"-ERR [IN-USE] Too many sessions at once\r\n"
-        return not reply.startswith(b"+OK")
-
-
-def test_sessions_are_counted_across_processes_and_given_back_by_the_dead(
-    dovecot: Dovecot, setup: Setup, start: Start, trust: ssl.SSLContext, shared: str
-) -> None:
-    made = replace(setup, server=url(dovecot, "tls"), upstream=tables({"sessions_per_user": 3}, store=shared))
-    first = start(made)
-    account, other = dovecot.account(PLAIN), dovecot.account(PLAIN)
-    killed = proxies.start(made)
-    second = killed.__enter__()
-    with ExitStack() as sessions:
-        sessions.enter_context(logged_in(first, "tls", trust, account))
-        sessions.enter_context(logged_in(second, "tls", trust, account))
-        last = sessions.enter_context(logged_in(second, "tls", trust, account))
-        assert refused(first, trust, account)
-        assert refused(second, trust, account)
-        assert not refused(second, trust, other)
-        last.single(b"QUIT")
-        eventually(lambda: not refused(first, trust, account), "a place that was given back")
-        sessions.enter_context(logged_in(second, "tls", trust, account))
-        assert refused(first, trust, account)
-        second.daemon.process.send_signal(signal.SIGKILL)
-        second.daemon.process.wait()
-        eventually(lambda: not refused(first, trust, account), "places of a dead process that were given back")
-        sessions.enter_context(logged_in(first, "tls", trust, account))
-        sessions.enter_context(logged_in(first, "tls", trust, account))
-        assert refused(first, trust, account)
-    with suppress(AssertionError):
-        killed.__exit__(None, None, None)
-
-
-def test_the_day_is_counted_across_processes(
-    dovecot: Dovecot, setup: Setup, start: Start, trust: ssl.SSLContext, shared: str
-) -> None:
-    rules = tables({"octets_per_day": "6MiB"}, store=shared)
-    made = replace(setup, server=url(dovecot, "tls"), upstream=rules)
-    first, second = start(made), start(made)
-    account = dovecot.account(LARGE)
-    with logged_in(first, "tls", trust, account) as client:
-        assert client.multi(b"RETR 1").startswith(b"+OK")
-        client.single(b"QUIT")
-    first.wait_for_sessions(1)
-
-    text = b"-ERR [SYS/TEMP] Too much was retrieved, try again later\r\n"
-
-    def used_up() -> bool:
-        with connect(second, "tls", trust) as client:
-            reply = client.user_pass(account.name, account.password)
-            if reply.startswith(b"+OK"):
-                reply = client.multi(b"RETR 1")
-                client.single(b"QUIT")
-        return reply == text
-
-    # What a session has sent is posted, and nobody waits for it.
-    eventually(used_up, "the octets of the other process")
-    assert used_up()
