@@ -25,7 +25,8 @@ _POSTS = 10_000
 _DOUBTS = 50_000
 """Keys in doubt; with more it is cheaper to begin again as another owner, and to let the store forget this one."""
 _FIRST_REST, _LONGEST_REST = 0.05, 1.0
-"""Seconds. From the second failure in a row the store rests: nobody waits for it, and it is tried once at the end."""
+"""Seconds. From the second failure in a row the store rests, and is tried at the end of each rest: nobody waits for it
+until it has done a batch. To try one that hangs takes a time-out."""
 _GOODBYE = 3.0
 """Seconds that close() takes at most to tell the store."""
 
@@ -158,8 +159,8 @@ class Batcher:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise StoreFailed("the store is closed", "closed")
-        if self._failures > 1 and loop.time() < self._rests_until:
-            raise StoreFailed(f"the store rests after a failure: {self._failure}", "resting")
+        if self._failures > 1:
+            raise self._resting()
         job = Job(space, steps, loop.create_future(), loop.time())
         self._runs.append(job)
         self._wake.set()
@@ -278,6 +279,13 @@ class Batcher:
         self._trim()
         self._watch.failed(error)
         self._end(batch.jobs, error)
+        if self._failures > 1:
+            # They came while it was tried, and would wait for one time-out more.
+            self._end(self._runs, self._resting())
+            self._runs.clear()
+
+    def _resting(self) -> StoreFailed:
+        return StoreFailed(f"the store rests after a failure: {self._failure}", "resting")
 
     def _end(self, jobs: Sequence[Job] | deque[Job], error: StoreFailed) -> None:
         for job in jobs:

@@ -163,6 +163,37 @@ async def test_a_store_that_failed_twice_rests_and_comes_back_by_itself() -> Non
 
 
 @pytest.mark.asyncio
+async def test_nobody_waits_while_a_store_that_failed_twice_is_tried() -> None:
+    async with Rig() as rig:
+        rig.server.fault = StoreFailed("hangs", "timeout")
+        with pytest.raises(StoreFailed, match="hangs"):
+            await rig.ask("1")
+        rig.server.free.clear()
+        second = rig.ask("2")
+        await until(lambda: rig.server.jobs() == [["1"], ["2"]])
+        # It comes while the store has failed once, and is in no batch yet.
+        queued = rig.ask("3")
+        await turns()
+        assert not queued.done()
+        rig.server.free.set()
+        with pytest.raises(StoreFailed, match="hangs"):
+            await second
+        with pytest.raises(StoreFailed, match="rests"):
+            await queued
+        rig.server.free.clear()
+        tried = len(rig.server.batches)
+        await until(lambda: len(rig.server.batches) > tried)
+        # The next try is under way, and nobody knows how long.
+        with pytest.raises(StoreFailed, match="rests"):
+            await rig.ask("4")
+        assert rig.server.jobs() == [["1"], ["2"]]
+        rig.server.fault = None
+        rig.server.free.set()
+        await until(lambda: rig.notes.notes[-1] == "up")
+        await rig.ask("5")
+
+
+@pytest.mark.asyncio
 async def test_posts_are_kept_in_order_while_the_store_is_down_and_the_oldest_are_lost() -> None:
     async with Rig(posts=3) as rig:
         rig.server.fault = StoreFailed("gone")
