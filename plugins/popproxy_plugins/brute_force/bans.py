@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import Literal, cast
 
 from popproxy.api import Drop, Put, Store, Stored
-from popproxy_plugins.clients import Address, Network, network_of
+from popproxy_plugins.clients import Address, Network, address_of, network_of
 
 KEY = "ban "
 MANUAL_LONGEST = 3660 * 86400.0
@@ -77,8 +77,11 @@ def parse_network(text: str) -> Network:
         network = ip_network(text.strip(), strict=False)
     except ValueError:
         raise BadBan(f"{text[:80]!r} is no address and no network; write it like 192.0.2.7 or 2001:db8::/64") from None
-    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
-        network = IPv4Network((int(network.network_address.ipv4_mapped), network.prefixlen - 96))
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        # What clients of such a network are compared as.
+        first = address_of(str(network.network_address))
+        if isinstance(first, IPv4Address):
+            network = IPv4Network((int(first), network.prefixlen - 96))
     allowed = _PREFIXES[network.version]
     if network.prefixlen not in allowed:
         sizes = ", ".join(f"/{prefix}" for prefix in allowed)
