@@ -66,8 +66,9 @@ class Failures:
         await self._store.run(Mark(bans.key, token_bytes(8), config.memory, bans.most))
         level = "address" if network == origin.place else "network"
         self._bans[level].inc()
+        # fail2ban reads "banned", and a firewall would do what is only tried out here.
         self._log.warning(
-            "banned",
+            "banned" if self._config.mode == "enforce" else "would_ban",
             network=network,
             kind=level,
             client=origin.address,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
+from collections import deque
 from dataclasses import dataclass
 from hashlib import blake2b
 from secrets import token_bytes
@@ -35,11 +36,17 @@ from popproxy_plugins.brute_force.explained import told
 from popproxy_plugins.brute_force.failures import Failures
 from popproxy_plugins.brute_force.judge import Facts, Judgement, Result, judge
 from popproxy_plugins.brute_force.places import KEY, Hashes, Looked, Origin, Tried, is_fresh, success
-from popproxy_plugins.clients import address_of, within
+from popproxy_plugins.clients import address_of, is_scram, within
 
 _KEY_LIFE = 10 * 365 * 86400.0
 _SLACK = 0.05
 """Seconds that a login was held are enough when so few are missing."""
+_PATIENCE = 20.0
+"""Seconds after which it is no longer a guesser who goes away without an answer: servers say no after 2 s, or 17 s
+when there were many failures, and mail programs wait for longer."""
+_GONE = ("client_eof", "client_reset")
+_PENDING, _AT_ONCE = 4096, 4
+"""Tries whose client went away that may wait for the next login, and how many it notes."""
 _DOWN = Refuse("Try again later", Code.SYS_TEMP, "the store is down, and brute_force has fail = closed")
 
 
@@ -70,6 +77,7 @@ class BruteForce(Plugin[BruteForceConfig]):
         self._hashes: Hashes | None = None if key is None else Hashes(key)
         self._slot: Slot[Attempt | None] = Slot("brute_force", None)
         self._flights: Counts[str] = Counts()
+        self._unanswered: deque[Attempt] = deque()
         self._down = False
 
     async def start(self, services: Services) -> None:
@@ -112,12 +120,16 @@ class BruteForce(Plugin[BruteForceConfig]):
 
     async def on_login(self, session: SessionView, credentials: Credentials) -> Refuse | Hold | None:
         begun = self._slot.get(session)
-        if begun is not None and begun.scram and isinstance(credentials, Verified):
+        if begun is not None and begun.scram and (isinstance(credentials, Verified) or is_scram(session)):
             return self._hold(begun.judgement)
         return await self._begin(session, credentials.user, credentials)
 
     async def on_login_result(self, session: SessionView, result: LoginResult) -> Refuse | None:
         attempt = self._slot.get(session)
+        if attempt is not None and attempt.scram and not is_scram(session):
+            # Of an exchange that was cancelled; a plugin in front has refused the login that came next.
+            self._end(session)
+            attempt = None
         try:
             if result.ok:
                 if attempt is not None and attempt.tried.user and not attempt.fresh:
@@ -143,7 +155,15 @@ class BruteForce(Plugin[BruteForceConfig]):
         return Refuse(result.text, Code.AUTH, result.reason, delay=left)
 
     def on_close(self, session: SessionView, summary: SessionSummary) -> None:
-        self._end(session)
+        attempt = self._slot.get(session)
+        gone = summary.phase == "logging_in" and summary.reason in _GONE
+        if attempt is None or not gone or not self._was_tried(attempt) or len(self._unanswered) >= _PENDING:
+            self._end(session)
+            return
+        # Servers say yes at once and no after seconds: who goes away in between has learned as much as from an answer.
+        # It waits for its outcome until it is noted.
+        self._slot.set(session, None)
+        self._unanswered.append(attempt)
 
     def explain(self, session: SessionView, user: str) -> Explained:
         return Explained(told(self.config, address_of(session.client), user))
@@ -161,6 +181,7 @@ class BruteForce(Plugin[BruteForceConfig]):
         began = self._services.clock.monotonic()
         try:
             hashes = self._hashes or await self._keyed()
+            await self._note_unanswered()
             tried = hashes.tried(user, credentials)
             looked = Looked(self.config, origin, tried.user)
             outcome = await self._store.run(*looked.steps())
@@ -191,9 +212,30 @@ class BruteForce(Plugin[BruteForceConfig]):
         attempt = self._slot.get(session)
         if attempt is not None:
             self._slot.set(session, None)
-            self._flights[attempt.flight] -= 1
-            if not self._flights[attempt.flight]:
-                del self._flights[attempt.flight]
+            self._landed(attempt)
+
+    def _landed(self, attempt: Attempt) -> None:
+        self._flights[attempt.flight] -= 1
+        if not self._flights[attempt.flight]:
+            del self._flights[attempt.flight]
+
+    def _was_tried(self, attempt: Attempt) -> bool:
+        """Whether somebody judges ``attempt`` now: not while it is held. A proof of SCRAM is judged at once."""
+        held = 0.0 if self.config.mode == "audit" else attempt.judgement.delay
+        waited = self._services.clock.monotonic() - attempt.began - held
+        return not attempt.scram and -_SLACK <= waited <= _PATIENCE
+
+    async def _note_unanswered(self) -> None:
+        """Tries whose client did not wait for the answer are failures. Raises StoreFailed."""
+        for _ in range(min(len(self._unanswered), _AT_ONCE)):
+            # Another login may have been here meanwhile.
+            if not self._unanswered:
+                return
+            attempt = self._unanswered.popleft()
+            try:
+                await self._failures.note(attempt.origin, attempt.tried, attempt.facts)
+            finally:
+                self._landed(attempt)
 
     async def _unseen(self, session: SessionView) -> None:
         """A plugin in front said [AUTH] before this one was asked: a failure without a password."""
@@ -236,7 +278,8 @@ class BruteForce(Plugin[BruteForceConfig]):
     def _failed(self, error: StoreFailed) -> Refuse | None:
         self._count["error"].inc()
         self._is_down(error)
-        return _DOWN if self._services.fail is Fail.CLOSED else None
+        closed = self._services.fail is Fail.CLOSED and self.config.mode == "enforce"
+        return _DOWN if closed else None
 
     def _is_down(self, error: StoreFailed) -> None:
         """Said once for each time that the store is down."""

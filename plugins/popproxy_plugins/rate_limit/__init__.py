@@ -8,6 +8,7 @@ password was right or not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from popproxy.api import (
     Code,
@@ -19,11 +20,13 @@ from popproxy.api import (
     Plugin,
     Refuse,
     Services,
+    SessionSummary,
     SessionView,
     Slot,
     StoreFailed,
+    Verified,
 )
-from popproxy_plugins.clients import address_of, within
+from popproxy_plugins.clients import address_of, is_scram, within
 from popproxy_plugins.rate_limit.config import RateLimitConfig
 from popproxy_plugins.rate_limit.counting import Claim, Counted, Who, claims
 
@@ -31,6 +34,20 @@ __all__ = ["RateLimit", "RateLimitConfig"]
 
 UNKNOWN = Refuse("Try again later", Code.SYS_TEMP, "the store is down, and a limit has fail = closed")
 """What a limit says that cannot be asked and must not be missed."""
+
+
+_GONE = ("client_eof", "client_reset")
+_PATIENCE = 20.0
+"""Seconds after which it is no longer a guesser who goes away without an answer; mail programs wait for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A login that was counted, and whose end is still to come. ``scram``: in on_verifier. ``at`` is monotonic."""
+
+    user: str
+    scram: bool
+    at: float
 
 
 class RateLimit(Plugin[RateLimitConfig]):
@@ -45,15 +62,21 @@ class RateLimit(Plugin[RateLimitConfig]):
             for moment in ("connect", "login", "success", "failure")
         )
         self._later = [*self._success, *self._failure]
-        self._tried: Slot[str | None] = Slot("rate_limit", None)
+        self._begun: Slot[Begun | None] = Slot("rate_limit", None)
         self._down = False
         at_login = self._login or self._later
-        used = {"on_connect": self._connect, "on_login": at_login, "on_verifier": at_login, "on_login_result": at_login}
+        used = {
+            "on_connect": self._connect,
+            "on_login": at_login,
+            "on_verifier": at_login,
+            "on_login_result": at_login,
+            "on_close": self._failure,
+        }
         self.skips = frozenset(hook for hook, limits_of_it in used.items() if not limits_of_it)
 
     def start(self, services: Services) -> None:
         self._store = services.store
-        self._log = services.log
+        self._log, self._clock = services.log, services.clock
         self._count: Mapping[str, Mapping[str, Counter]] = services.metrics.limits([x.name for x in self._limits])
 
     async def on_connect(self, session: SessionView) -> Refuse | None:
@@ -62,31 +85,46 @@ class RateLimit(Plugin[RateLimitConfig]):
 
     async def on_verifier(self, session: SessionView, user: str, mechanism: str) -> Refuse | None:
         # SCRAM: a wrong proof never reaches on_login, and must not be free.
-        return await self._begun(session, user)
+        return await self._begin(session, user, True)
 
     async def on_login(self, session: SessionView, credentials: Credentials) -> Refuse | None:
-        if self._tried.get(session) is not None:
-            # on_verifier has counted it.
+        begun = self._begun.get(session)
+        if begun is not None and begun.scram and (isinstance(credentials, Verified) or is_scram(session)):
+            # on_verifier has counted it. Nobody is told of an exchange that was cancelled: then this is another login.
             return None
-        return await self._begun(session, credentials.user)
+        return await self._begin(session, credentials.user, False)
 
     async def on_login_result(self, session: SessionView, result: LoginResult) -> Refuse | None:
-        user = self._tried.get(session)
-        self._tried.set(session, None)
-        if user is None:
+        begun = self._begun.get(session)
+        self._begun.set(session, None)
+        if begun is None or (begun.scram and not is_scram(session)):
             # Refused by a plugin in front: nothing was tried here.
             return None
-        who = self._who(session, user)
+        who = self._who(session, begun.user)
         if who is None:
             return None
         if result.ok:
             # Exact, also for two logins at once that both saw room when they began.
             return await self._ask(session, list(claims(self._success, who, "take")))
         if result.code == Code.AUTH.value.decode():
-            steps = [claim.step for claim in claims(self._failure, who, "note")]
-            if steps:
-                self._store.post(*steps)
+            self._note_failure(who)
         return None
+
+    def on_close(self, session: SessionView, summary: SessionSummary) -> None:
+        begun = self._begun.get(session)
+        # Servers say yes at once and no after seconds: who goes away in between has learned as much as from an answer.
+        # Without a server nothing was tried: the login was held, or is judged by a plugin behind.
+        gone = summary.phase == "logging_in" and summary.reason in _GONE and session.server is not None
+        if begun is None or not gone or self._clock.monotonic() - begun.at > _PATIENCE:
+            return
+        who = self._who(session, begun.user)
+        if who is not None:
+            self._note_failure(who)
+
+    def _note_failure(self, who: Who) -> None:
+        steps = [claim.step for claim in claims(self._failure, who, "note")]
+        if steps:
+            self._store.post(*steps)
 
     def explain(self, session: SessionView, user: str) -> Explained | None:
         who = self._who(session, user)
@@ -106,15 +144,15 @@ class RateLimit(Plugin[RateLimitConfig]):
             return None
         return Who(session.listener, address, user)
 
-    async def _begun(self, session: SessionView, user: str) -> Refuse | None:
+    async def _begin(self, session: SessionView, user: str, scram: bool) -> Refuse | None:
+        self._begun.set(session, None)
         who = self._who(session, user)
         if who is None:
             return None
-        self._tried.set(session, user)
         refused = await self._ask(session, [*claims(self._login, who, "take"), *claims(self._later, who, "look")])
-        if refused is not None:
+        if refused is None:
             # What was not tried does not count as a failure either.
-            self._tried.set(session, None)
+            self._begun.set(session, Begun(user, scram, self._clock.monotonic()))
         return refused
 
     async def _ask(self, session: SessionView, asked: Sequence[Claim]) -> Refuse | None:

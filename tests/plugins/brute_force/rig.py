@@ -11,6 +11,7 @@ from popproxy.api.fakes import FakeClock, FakeServices, FakeStore, World
 from tests.plugins.driving import drive
 
 AT_HOME, ELSEWHERE = "192.0.2.7", "198.51.100.9"
+GONE = SessionSummary("client_eof", "logging_in", 1.0, {}, 0, 0, 0, 0)
 OVER = SessionSummary("quit", "closed", 1.0, {}, 0, 0, 0, 0)
 
 
@@ -59,8 +60,8 @@ class Rig:
         result = LoginResult(code is None, code, "No", "", "main")
         return drive(self.workers[worker][0].on_login_result(session, result))
 
-    def close(self, session: SessionView) -> None:
-        self.plugin.on_close(session, OVER)
+    def close(self, session: SessionView, summary: SessionSummary = OVER) -> None:
+        self.plugin.on_close(session, summary)
 
     def login(
         self, user: str, password: str, client: str = AT_HOME, *, right: bool = False, worker: int = 0
@@ -82,6 +83,7 @@ class Rig:
     def scram(self, user: str, client: str = AT_HOME, *, right: bool = False) -> Any:
         """A whole login with SCRAM: the verdict of on_verifier, else of on_login, else of on_login_result."""
         session = self.session(client, user)
+        session.mechanism = "SCRAM-SHA-256"
         verdict: Any = drive(self.plugin.on_verifier(session, user, "SCRAM-SHA-256"))
         if verdict is not None:
             self.end(session, "SYS/TEMP")

@@ -389,6 +389,15 @@ def test_audit_touches_nobody_and_tells() -> None:
         assert rig.login(f"user{n}", f"guess{n}") == ("wrong", 0.0)
     assert rig.count("address") > 0
     assert [fields["result"] for event, fields in rig.events() if event == "audited"].count("held") > 0
+    # fail2ban reads "banned", and would ban in earnest.
+    assert {event for event, _ in rig.events()} == {"audited", "would_ban"}
+
+
+def test_audit_lets_in_while_the_store_is_down() -> None:
+    rig = Rig(mode="audit", fail=Fail.CLOSED, connect="all")
+    rig.store.down = True
+    assert rig.begin(rig.session(AT_HOME)) is None
+    assert drive(rig.plugin.on_connect(rig.session(AT_HOME))) is None
 
 
 def test_what_a_client_reads() -> None:

@@ -8,7 +8,8 @@ from popproxy_plugins.brute_force import BruteForceConfig
 from popproxy_plugins.brute_force.judge import Facts, judge, step
 
 from popproxy.api import Hold, Refuse
-from tests.plugins.brute_force.rig import Rig
+from tests.plugins.brute_force.rig import GONE, OVER, Rig
+from tests.plugins.driving import drive
 
 USERS, PASSWORDS = ("ann", "bob", "joe"), ("a", "b", "c", "d", "e", "f")
 CLIENTS = ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
@@ -18,7 +19,7 @@ SHARP = {
     "network": {"delay": 1, "pairs": 2, "names": 2, "passwords": 2},
     "user": {"delay": 1, "passwords": 1, "strikes": 1, "everybody": 1},
 }  # fmt: skip
-MOVES = ("begin", "ok", "AUTH", "SYS/TEMP", "close")
+MOVES = ("begin", "scram", "ok", "AUTH", "SYS/TEMP", "close", "gone", "wait")
 COUNTS = st.integers(0, 200)
 
 
@@ -73,13 +74,22 @@ def test_logins_under_way_are_never_fewer_than_none(steps: list[tuple[str, int]]
         if what == "begin":
             verdict = rig.begin(session, f"guess{number}")
             assert verdict is None or isinstance(verdict, Refuse | Hold)
-        elif what == "close":
-            rig.close(session)
+        elif what == "scram":
+            session.mechanism = "SCRAM-SHA-256"
+            drive(rig.plugin.on_verifier(session, session.user or "", "SCRAM-SHA-256"))
+        elif what in ("close", "gone"):
+            rig.close(session, OVER if what == "close" else GONE)
+            sessions[number] = rig.session("192.0.2.1", USERS[number % 3])
+        elif what == "wait":
+            rig.clock.wait(number)
         else:
             rig.end(session, None if what == "ok" else what)
         assert all(count > 0 for count in rig.plugin._flights.values())
         assert rig.plugin._flights["192.0.2.1/32"] <= 3
     for session in sessions:
+        rig.close(session)
+    while rig.plugin._unanswered:
+        rig.begin(session := rig.session("203.0.113.1"))
         rig.close(session)
     assert not rig.plugin._flights
 

@@ -16,6 +16,7 @@ from popproxy.api import (
     LoginResult,
     Password,
     Refuse,
+    SessionSummary,
     SessionView,
     Sliding,
     TokenBucket,
@@ -143,12 +144,65 @@ def test_scram_counts_before_the_proof_and_once() -> None:
     plugin = rig.workers[0][0]
     for n in range(4):
         session = rig.session()
+        session.mechanism = "SCRAM-SHA-256"
         verdict = drive(plugin.on_verifier(session, "joe", "SCRAM-SHA-256"))
         assert (verdict is None) == (n < 2)
         if n == 1:
             assert drive(plugin.on_login(session, Verified("joe"))) is None
         drive(plugin.on_login_result(session, LoginResult(n == 1, "AUTH", "", "", "")))
     assert rig.counted("l", "allowed") == 2
+
+
+@pytest.mark.parametrize("on", ["login", "success", "failure"])
+def test_a_cancelled_exchange_does_not_pay_for_the_login_behind_it(on: str) -> None:
+    """AUTH SCRAM-SHA-256 with any name, ``*``, then USER and PASS: nobody is told of the cancelling."""
+    rig = Rig({"name": "l", "key": "user", "on": on})
+    plugin = rig.workers[0][0]
+    let_in = 0
+    for n in range(10):
+        session = rig.session("joe")
+        session.mechanism = "SCRAM-SHA-256"
+        assert drive(plugin.on_verifier(session, f"nobody{n}", "SCRAM-SHA-256")) is None
+        session.mechanism = "USER"
+        verdict = drive(plugin.on_login(session, Password("joe", b"x")))
+        code = verdict.code.value.decode() if verdict else "AUTH" if on == "failure" else None
+        refused = drive(plugin.on_login_result(session, LoginResult(code is None, code, "", "", "main")))
+        let_in += verdict is None and refused is None
+    assert let_in == 2
+
+
+def test_of_a_cancelled_exchange_nothing_is_left_when_a_plugin_in_front_refuses() -> None:
+    rig = Rig({"name": "l", "key": "user", "on": "failure", "limit": 1})
+    session = rig.session("joe")
+    session.mechanism = "SCRAM-SHA-256"
+    drive(rig.workers[0][0].on_verifier(session, "ann", "SCRAM-SHA-256"))
+    session.mechanism = "USER"
+    drive(rig.workers[0][0].on_login_result(session, LoginResult(False, "AUTH", "", "", "")))
+    assert rig.login("ann") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "server", "counts"),
+    [
+        ("client_eof", 0.5, "192.0.2.1:110", True),
+        ("client_reset", 19.0, "192.0.2.1:110", True),
+        ("client_eof", 30.0, "192.0.2.1:110", False),
+        ("client_eof", 0.5, None, False),
+        ("shutdown", 0.5, "192.0.2.1:110", False),
+    ],
+)
+def test_who_does_not_wait_for_the_answer_has_failed(
+    reason: str, seconds: float, server: str | None, counts: bool
+) -> None:
+    rig = Rig({"name": "l", "key": "address", "on": "failure"})
+    plugin = rig.workers[0][0]
+    for _ in range(2):
+        session = rig.session()
+        assert drive(plugin.on_login(session, Password("joe", b"x"))) is None
+        session.server = server
+        rig.clock.wait(seconds)
+        plugin.on_close(session, SessionSummary(reason, "logging_in", seconds, {}, 0, 0, 0, 0))
+    assert (rig.login() is not None) == counts
 
 
 def test_all_or_nothing_in_one_call() -> None:
@@ -196,9 +250,9 @@ def test_who_is_allowed_has_no_limit() -> None:
 
 def test_hooks_that_no_limit_needs_are_not_called() -> None:
     assert Rig({"name": "c", "key": "address", "on": "connect"}).workers[0][0].skips == {
-        "on_login", "on_verifier", "on_login_result"
+        "on_login", "on_verifier", "on_login_result", "on_close"
     }  # fmt: skip
-    assert Rig({"name": "l", "key": "user"}).workers[0][0].skips == {"on_connect"}
+    assert Rig({"name": "l", "key": "user"}).workers[0][0].skips == {"on_connect", "on_close"}
 
 
 @pytest.mark.parametrize(
