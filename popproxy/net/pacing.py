@@ -17,8 +17,8 @@ from popproxy.api.pace import Pace
 if TYPE_CHECKING:
     from popproxy.net.pump import Pump
 
-_LEAST, _MOST = 1024, 65536
-"""Octets of a slice, which is a quarter of a second's."""
+_LEAST, _MOST = 64, 65536
+"""Octets of a slice, which is a quarter of a second's: a client may give up that hears nothing for a minute."""
 _SHORTEST = 0.001
 """Seconds that are not worth a timer: what they are short of is waited for later."""
 
@@ -48,9 +48,12 @@ class Pacer:
         return self.full or self._timer is not None or bool(self._waiting)
 
     def write(self, client: asyncio.Transport, data: bytes) -> None:
-        """Send, now or when its time comes."""
+        """Send, now or when its time comes.
+
+        What others who share a pace have taken ahead is waited for first: otherwise each new session would have a slice
+        that nobody pays for, and who comes again and again has no pace."""
         self._waiting.append(data)
-        if self._timer is None and not self.full:
+        if self._timer is None and not self.full and not self._rests(0):
             self._go(client)
         if not self._pump.client_blocked and self._holds:
             self._pump.client_blocked = True
@@ -92,11 +95,17 @@ class Pacer:
                 self._waiting.popleft()
                 self._place = 0
             client.write(piece)
-            now = monotonic()
-            wait = max((pace.spend(len(piece), now) for pace in self._paces), default=0.0)
-            if wait >= _SHORTEST:
-                self._timer = self._pump.front.loop.call_later(wait, self._wake)
+            if self._rests(len(piece)):
                 return
+
+    def _rests(self, octets: int) -> bool:
+        """These were sent. Whether more has to wait; then there is a timer."""
+        now = monotonic()
+        wait = max((pace.spend(octets, now) for pace in self._paces), default=0.0)
+        if wait < _SHORTEST:
+            return False
+        self._timer = self._pump.front.loop.call_later(wait, self._wake)
+        return True
 
     def _wake(self) -> None:
         self._timer = None

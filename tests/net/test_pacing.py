@@ -268,15 +268,38 @@ def test_slices_and_their_times() -> None:
     stage.wake()
     assert stage.told == [True, True, False] and not stage.pacer.resting
     stage.send(4000)
-    # Here no time passes between two wakes, so that debts add up.
+    assert stage.written == [2000, 2000], "here no time passes, so that debts add up, and are waited for first"
+    assert stage.wake() == pytest.approx(4000 / 100_000, abs=5e-3)
+    assert stage.written == [2000] * 3
     assert stage.wake() == pytest.approx((2000 + 4000 - 5000) / 8000, abs=0.05)
 
 
 def test_what_is_within_the_burst_leaves_at_once() -> None:
-    stage = Stage(Pace(1000, 100_000))
+    stage = Stage(Pace(4096, 100_000))
     stage.send(3000)
     stage.send(10)
     assert (stage.written, stage.told, stage.waits) == ([1024, 1024, 952, 10], [], [])
+
+
+def test_slices_of_a_slow_pace_are_small_but_not_single_octets() -> None:
+    stage = Stage(Pace(1, 1))
+    stage.send(100)
+    assert stage.written == [64]
+    assert stage.wake() == pytest.approx(63, abs=1), "not the seventeen minutes that a KiB takes"
+    assert stage.written == [64, 36]
+
+
+def test_who_comes_again_and_again_has_no_more_than_the_pace() -> None:
+    """Each session leaves with what it got at once; the next one shares its pace."""
+    pace = Pace(4096, 1)
+    stages = [Stage(pace) for _ in range(20)]
+    for stage in stages:
+        stage.send(1024)
+    assert [stage.written for stage in stages] == [[1024]] + [[]] * 19
+    assert all(stage.pacer.resting and stage.told == [True] for stage in stages)
+    assert all(not stage.pacer.ended(stage.client) for stage in stages[1:]), "even a short answer waits for its time"
+    assert stages[19].wake() == pytest.approx(0.25, abs=0.05)
+    assert stages[19].written == [1024]
 
 
 def test_a_full_transport_is_no_matter_of_the_pace() -> None:
