@@ -77,4 +77,4 @@ def show(session: Session, entries: tuple[Entry, ...], offered: Capabilities, th
         s.count(VERBS[b"CAPA"].index, ERR if broken else OK)
         then(hooks.BROKEN_LINE if broken else shown[0].reply())
 
-    return hooks.call(s, entries, lambda: (s.view, shown[0]), use, done)
+    return hooks.call(s, entries, lambda: (s.seen(), shown[0]), use, done)

@@ -121,6 +121,7 @@ def test_sent_is_true_at_every_hook() -> None:
             wants_message=note("wants_message", True),
             open_body=note("open_body", HeaderFilter(lambda header: None)),
             on_message=note("on_message"),
+            on_capabilities=note("on_capabilities"),
         )
     ).login()
     before = len(rig.all_client)
@@ -133,6 +134,8 @@ def test_sent_is_true_at_every_hook() -> None:
     assert {said[hook] for hook in ("on_maildrop", "wants_message", "open_body", "on_message")} == {behind}
     rig.client(b"NOOP\r\n")
     assert said["on_command"] == len(rig.all_client)
+    rig.client(b"CAPA\r\n").upstream(b"+OK noop\r\n").upstream(b"+OK\r\n.\r\n")
+    assert said["on_capabilities"] == behind + len(rig.all_client[behind:].partition(b"+OK Capa")[0])
 
 
 def test_commands_know_what_was_sent() -> None:
