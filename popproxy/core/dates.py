@@ -94,17 +94,18 @@ def _behind(value: bytes) -> bytes:
 
 def _fields(header: bytes, cut: bool) -> Iterator[tuple[bytes, bytes]]:
     """Names in lower case and values, unfolded, from the top."""
-    name, value = b"", b""
+    name, value = b"", [b""]
     for line in header.removesuffix(b"\n").split(b"\n"):
         line = line.removesuffix(b"\r")
         if line[:1] in (b" ", b"\t"):
-            value += line
+            value.append(line)
             continue
         if name:
-            yield name, value
+            yield name, b"".join(value)
         if not line:
             return
-        name, colon, value = line.partition(b":")
+        name, colon, first = line.partition(b":")
+        value = [first]
         name = name.strip().lower() if colon else b""
     if name and not cut:
-        yield name, value
+        yield name, b"".join(value)
