@@ -43,6 +43,7 @@ _STOPPED = Refusal(REFUSED[Code.SYS_TEMP][0], Code.SYS_TEMP, "held when the sess
 
 AT_ONCE = Refuse()
 """How a refusal is said that no plugin made: neither late nor for good."""
+_NOT_HELD = Hold(0.0)
 
 
 class Entrance(Approach):
@@ -103,7 +104,7 @@ class Entrance(Approach):
         chain = self._begin(mechanism)
         target, current = Target(s.plan.default_upstream), credentials
         refused: list[Refuse] = []
-        hold = Hold(0.0)
+        hold = _NOT_HELD
 
         def use(entry: Entry, verdict: Any) -> bool:
             nonlocal target, current, hold
