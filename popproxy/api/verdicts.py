@@ -216,7 +216,8 @@ class Dates:
 
     ``messages`` are the upstream's numbers in on_maildrop, the client's in on_command. It costs a ``TOP n 0`` upstream
     for each, while the client waits; remember dates by unique id. To ask only for messages that are all dated, or not
-    there, is a fault. Only where some plugin's on_maildrop is called in this session.
+    there, is a fault, unless the command names a message that is not there: it is refused anyway. Where the upstream
+    has no TOP, all count as dated. Only where some plugin's on_maildrop is called in this session.
     """
 
     messages: frozenset[int]

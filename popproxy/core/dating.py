@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _WINDOW = 32
 """Commands under way at most: more would not be faster, and the answers have to be read before anything else."""
 
+_TRIES = 8
+"""Refusals after which an upstream that has sent no header is taken for one without TOP, which is optional (RFC 1939
+section 7). It is asked no more, for no message: a server may hang up on who says what it does not know."""
+
 
 class Dating:
     """Dates ``numbers`` of ``drop``, the upstream's, then calls ``then``. The client's lines must wait meanwhile."""
@@ -34,19 +38,29 @@ class Dating:
     def begin(self) -> None:
         """Ask for as many as may be under way."""
         t = self._t
-        while self._waiting and self._due < min(_WINDOW, t.limit):
+        refused = self._drop.unreadable
+        most = min(_WINDOW if refused < 0 else _TRIES - refused, t.limit)
+        while self._waiting and self._due < most:
             number = self._waiting.popleft()
             self._due += 1
             asked = Command(VERBS[b"TOP"], b"%d 0" % number)
 
             def came(good: bool, line: bytes, header: bytes, number: int = number) -> None:
-                self._came(number, header if good else b"")
+                self._came(number, good, header)
 
             t.queue(asked.line, careful_entry(asked, asked, t.s.clock(), came, cut=HEADER))
 
-    def _came(self, number: int, header: bytes) -> None:
+    def _came(self, number: int, good: bool, header: bytes) -> None:
+        drop = self._drop
         self._due -= 1
-        self._drop.date(number, arrived(header, self._t.s.plan.wall(), cut=len(header) >= HEADER))
+        drop.date(number, arrived(header, self._t.s.plan.wall(), cut=len(header) >= HEADER))
+        if good:
+            drop.unreadable = -1
+        elif drop.unreadable >= 0:
+            drop.unreadable += 1
+            if drop.unreadable == _TRIES:
+                drop.undatable()
+                self._waiting.clear()
         if self._waiting:
             self.begin()
         elif not self._due:

@@ -44,6 +44,8 @@ class Maildrop:
         self._deleted: set[int] = set()
         self.kept: set[int] = set()
         """Upstream's numbers that the client has deleted and the upstream knows nothing of, answered or not."""
+        self.unreadable = 0
+        """Headers that the upstream refused; -1 as soon as it has sent one."""
         self._resized = False
         self._has_uids = any(entry.uid is not None for entry in view.entries.values()) or not view.entries
         self._close_up()
@@ -73,6 +75,11 @@ class Maildrop:
     def date(self, number: int, arrived: float | None) -> None:
         """The upstream's ``number`` arrived then; None when nobody knows."""
         self._entries[number] = replace(self._entries[number], arrived=arrived, dated=True)
+
+    def undatable(self) -> None:
+        """Nobody will know when those arrived that have no date."""
+        for number in self.undated(self._entries):
+            self.date(number, None)
 
     def undated(self, numbers: Iterable[int]) -> list[int]:
         """Those of ``numbers``, the upstream's, that are there and were never dated."""

@@ -69,6 +69,10 @@ class Numbering:
         drop = self._drop
         return None if drop is None else drop.undated(drop.number(number) or 0 for number in messages)
 
+    def lacks(self, number: int | None) -> bool:
+        """Whether it is known that there is no message with the client's ``number``."""
+        return number is not None and self._drop is not None and self._drop.number(number) is None
+
     def date(self, messages: Iterable[int], command: Command, then: Callable[[], None]) -> None:
         """Date these messages, the client's numbers, before ``command`` is decided about; its further lines wait."""
 

@@ -38,7 +38,8 @@ def screen(transaction: Transaction, command: Command, now: float) -> None:
         elif isinstance(verdict, Keep):
             _check_keep(t, current[0])
         elif isinstance(verdict, Dates):
-            _check_dates(t, verdict)
+            if not _dates(t, verdict, current[0]):
+                return False
             again.append((entry, verdict.messages))
             return True
         decided.append(verdict)
@@ -95,12 +96,17 @@ def _check_keep(t: Transaction, command: Command) -> None:
         raise Lie("Keep: no plugin has an on_maildrop in this session, so nobody but the upstream can count")
 
 
-def _check_dates(t: Transaction, verdict: Dates) -> None:
-    """Raises Lie unless there is something to find out, which ends each time."""
+def _dates(t: Transaction, verdict: Dates, command: Command) -> bool:
+    """Whether there is something to find out, which ends each time. Without a view that is not known yet, and an empty
+    one looks the same to a plugin: nothing, where ``command`` names a message that is not there. Otherwise raises Lie.
+    """
     if t.numbering is None:
         raise Lie("Dates: no plugin has an on_maildrop in this session, so nobody knows its messages")
     if t.numbering.undated(verdict.messages) == []:
-        raise Lie("Dates: all of these are dated, or are not there")
+        if not t.numbering.lacks(command.message):
+            raise Lie("Dates: all of these are dated, or are not there")
+        return False
+    return True
 
 
 def _stopped(

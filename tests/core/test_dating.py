@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from popproxy.api import Command, Dates, Fail, Hide, Keep, MaildropEntry, MaildropView, Refuse, SessionView
-from popproxy.core.dating import _WINDOW
+from popproxy.core.dating import _TRIES, _WINDOW
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import HEADER, Limits, Timeouts
 from tests.core.rig import BROKEN, LOST, Rig, pieces, plugin
@@ -120,6 +120,52 @@ def test_hidden_messages_are_not_asked_for() -> None:
     assert rig.said() == b"+OK kept\r\n"
 
 
+@pytest.mark.parametrize("fail", list(Fail))
+def test_an_empty_maildrop_is_no_lie(fail: Fail) -> None:
+    """Until there is a view, and where it is empty, a plugin sees the same."""
+    rig = rig_with(plugin(fail, on_maildrop=nothing, on_command=keeps_new())).client(b"DELE 1\r\nDELE 1\r\nNOOP\r\n")
+    rig.upstream(b"+OK\r\n.\r\n").upstream(b"+OK\r\n.\r\n")
+    assert rig.said() == MISSING * 2
+    assert rig.asked() == b"LIST\r\nUIDL\r\nNOOP\r\n"
+    assert rig.meter.errors == []
+
+
+def test_an_upstream_without_top_is_asked_a_few_times() -> None:
+    """Servers hang up on who goes on saying what they do not know."""
+    rig = rig_with(plugin(on_maildrop=hides_old())).client(b"STAT\r\n")
+    rig.upstream(b"+OK\r\n" + b"".join(b"%d 10\r\n" % n for n in range(1, 101)) + b".\r\n").upstream(b"-ERR\r\n")
+    asked = rig.asked().count(b"TOP")
+    for _ in range(100):
+        if rig.said():
+            break
+        rig.upstream(b"-ERR Unknown command\r\n")
+        asked += rig.asked().count(b"TOP")
+    assert asked == _TRIES
+    assert all(entry.dated and entry.arrived is None for entry in rig.s.view.maildrop.values())
+
+
+def test_deletions_without_top_are_asked_about_a_few_times() -> None:
+    rig = rig_with(plugin(on_maildrop=nothing, on_command=keeps_new())).client(b"NOOP\r\n").upstream(b"+OK\r\n")
+    rig.client(b"STAT\r\n").upstream(b"+OK\r\n" + b"".join(b"%d 10\r\n" % n for n in range(1, 31)) + b".\r\n")
+    rig.upstream(b"-ERR\r\n")
+    rig.said(), rig.asked()
+    rig.client(b"".join(b"DELE %d\r\n" % n for n in range(1, 31)))
+    for _ in range(_TRIES):
+        rig.upstream(b"-ERR Unknown command\r\n")
+    assert rig.asked().count(b"TOP") == _TRIES
+    assert rig.said() == b"+OK kept\r\n" * 30, "an unknown date is a new one here"
+
+
+def test_messages_that_are_gone_do_not_hide_the_others() -> None:
+    """The first header shows that there is a TOP: from then on refusals count no more."""
+    total = 4 * _TRIES
+    rig = rig_with(plugin(on_maildrop=hides_old())).client(b"STAT\r\n")
+    rig.upstream(b"+OK\r\n" + b"".join(b"%d 10\r\n" % n for n in range(1, total + 1)) + b".\r\n")
+    rig.upstream(b"-ERR\r\n").upstream(b"-ERR gone\r\n" * (_TRIES - 1) + header(OLD))
+    rig.upstream(b"-ERR gone\r\n" * (2 * _TRIES)).upstream(header(OLD) * _TRIES)
+    assert rig.said() == b"+OK %d %d\r\n" % (total - _TRIES - 1, 10 * (total - _TRIES - 1))
+
+
 def test_what_was_sent_before_is_answered_before() -> None:
     rig = rig_with(plugin(on_maildrop=nothing, on_command=keeps_new())).client(b"STAT\r\n")
     rig.upstream(LIST).upstream(UIDL)
@@ -136,8 +182,11 @@ def test_a_bounded_number_is_under_way_and_all_are_asked() -> None:
     rig = rig_with(plugin(on_maildrop=hides_old())).client(b"STAT\r\n")
     rig.upstream(b"+OK\r\n" + b"".join(b"%d 10\r\n" % n for n in range(1, total + 1)) + b".\r\n").upstream(b"-ERR\r\n")
     asked = rig.asked().split(b"UIDL\r\n")[1].count(b"TOP")
-    assert asked == _WINDOW
-    answered = 0
+    assert asked == _TRIES, "until it is known that there is a TOP"
+    rig.upstream(header(NEW))
+    answered = 1
+    asked += rig.asked().count(b"TOP")
+    assert asked == _WINDOW + 1
     while answered < total:
         rig.upstream(header(NEW))
         answered += 1
