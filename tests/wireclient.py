@@ -23,7 +23,7 @@ class WireClient:
 
     `address` is (host, port) or the path of a Unix socket. With `implicit` TLS begins before the greeting.
     `name` is the server name for SNI and for the certificate check (default: the host, else localhost), `source`
-    the address to come from. Without `greet` the greeting is left to be read.
+    the address to come from, `header` what is sent before all else. Without `greet` the greeting is left to be read.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class WireClient:
         timeout: float = 20.0,
         source: str | None = None,
         greet: bool = True,
+        header: bytes = b"",
     ) -> None:
         self._name = name or ("localhost" if isinstance(address, Path) else address[0])
         self._buffer = bytearray()
@@ -46,6 +47,8 @@ class WireClient:
             self.socket = socket.create_connection(address, timeout, (source, 0) if source else None)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            if header:
+                self.send(header)
             if implicit is not None:
                 self._handshake(implicit)
             self.greeting = self.read_line() if greet else b""

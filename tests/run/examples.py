@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "deploy" / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.toml"))
 HOST = "localhost"
+PASSWORD_AT_REDIS = "redis-secret-9Xq"
+"""Of popproxy at Redis."""
 
 _BIND = re.compile(r'"(?:\[::\]|127\.0\.0\.1):\d+"')
 
@@ -40,6 +42,8 @@ class Site:
         (directory / "mail.key").chmod(0o600)
         (directory / "auth.key").write_text("shared with the back end\n")
         (directory / "routes").write_text("boss@example.com business\n")
+        self._authority.cert_pem.write_to_path(str(directory / "redis-ca.pem"))
+        (directory / "redis").write_text(PASSWORD_AT_REDIS + "\n")
         phone = "ann+phone@example.com:{PLAIN}of the phone::::::destuser=ann@example.com pass=of-the-account\n"
         (directory / "app-passwords").write_text(phone)
         self.server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -58,12 +62,14 @@ class Site:
         path.write_text(_BIND.sub('"127.0.0.1:0"', text), "utf-8")
         return path
 
-    def connect(self, process: Process, listener: str, source: str | None = None) -> WireClient:
-        """A client of a listener of the running proxy; ``source`` is the address it comes from."""
+    def connect(self, process: Process, listener: str, source: str | None = None, header: bytes = b"") -> WireClient:
+        """A client of a listener of the running proxy. ``source`` is the address it comes from; ``header``: see
+        WireClient."""
         (line,) = process.until(lambda: [one for one in process.lines("listening") if one["listener"] == listener])
         host, _, port = str(line["address"]).rpartition(":")
         implicit = self.client_tls if listener == "pop3s" else None
-        return WireClient((host, int(port)), implicit=implicit, name=HOST, timeout=PATIENCE, source=source)
+        address = (host, int(port))
+        return WireClient(address, implicit=implicit, name=HOST, timeout=PATIENCE, source=source, header=header)
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.integration import redis_server
 from tests.integration.backend import Backend, User
-from tests.run.examples import HOST, NAMES, Site, mail_server
+from tests.integration.proxy import Certificate
+from tests.run.examples import HOST, NAMES, PASSWORD_AT_REDIS, ROOT, Site, mail_server
 from tests.run.process import PATIENCE, Process, program
 from tests.wireclient import WireClient
 
@@ -316,3 +318,64 @@ def test_spray(running: ExitStack, site: Site) -> None:
     assert (ban["client"], ban["names"]) == ("127.0.0.2", 8)
     log = ended(process)
     assert "Summer2026" not in log and "of bob" not in log
+
+
+# fleet.toml
+
+RIGHTS = re.search(r"ACL SETUSER popproxy on >PASSWORD ([^`]*)```", (ROOT / "docs" / "redis.md").read_text("utf-8"))
+
+
+@pytest.mark.integration
+def test_fleet(running: ExitStack, site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert RIGHTS is not None
+    account = ("--user", "popproxy", "on", f">{PASSWORD_AT_REDIS}", *RIGHTS[1].split())
+    shown = Certificate(site.directory / "mail.pem", site.directory / "mail.key")
+    redis = running.enter_context(
+        redis_server.server("--tls-auth-clients", "no", *account, certificate=shown, ca_file=site.ca_file)
+    )
+    users = {"ann@example.com": "of ann", "bob@example.com": "of bob"}
+    machines = []
+    for name in ("one", "two"):
+        # Each has mail of its own: the sample server has no room for two sessions of a user.
+        maildrops = mail_server(site.directory / name, users, {"1": LETTER}, site.server_tls)
+        changes = {
+            "mail.example.com": f"{HOST}:{running.enter_context(maildrops)}",
+            "store.example.com": f"{HOST}:{redis.port}",
+            "10.0.0.0/24": "127.0.0.0/8",
+            '["2s", "4s", "8s", "15s"]': '["10ms"]',
+            "sessions_per_user = 10": "sessions_per_user = 1",
+        }
+        config = site.installed("fleet.toml", changes)
+        machine = running.enter_context(program(tmp_path_factory.mktemp(name), "serve", "--config", str(config)))
+        machine.until(lambda machine=machine: machine.lines("started"))
+        machines.append(machine)
+    one, two = machines
+
+    def session(machine: Process, user: str, password: str, client: str) -> tuple[WireClient, bytes]:
+        header = f"PROXY TCP4 {client} 192.0.2.1 50000 995\r\n".encode()
+        made = running.enter_context(site.connect(machine, "pop3s", header=header))
+        return made, made.user_pass(user.encode(), password.encode())
+
+    def answer(machine: Process, user: str, password: str, client: str) -> bytes:
+        made, reply = session(machine, user, password, client)
+        assert made.single(b"QUIT").startswith(b"+OK")
+        return reply
+
+    full = b"-ERR [IN-USE] Too many sessions at once\r\n"
+    for here, there in ((one, two), (two, one)):
+        client, reply = session(here, "ann@example.com", "of ann", "192.0.2.7")
+        assert reply.startswith(b"+OK")
+        assert answer(there, "ann@example.com", "of ann", "192.0.2.8") == full
+        assert letters(client) == [LETTER]
+        assert client.single(b"QUIT").startswith(b"+OK")
+        there.until(lambda there=there: answer(there, "ann@example.com", "of ann", "192.0.2.8") != full)
+    for number in range(8):
+        user = f"user{number}@example.com"
+        assert answer(machines[number % 2], user, "Summer2026", "192.0.2.66").startswith(b"-ERR [AUTH]")
+    for machine in machines:
+        told = answer(machine, "bob@example.com", "of bob", "192.0.2.66")
+        assert told == b"-ERR [SYS/TEMP] Too many failed logins, try again later\r\n"
+    assert answer(one, "bob@example.com", "of bob", "192.0.2.9").startswith(b"+OK")
+    for machine in machines:
+        log = ended(machine)
+        assert "Summer2026" not in log and PASSWORD_AT_REDIS not in log and "store_down" not in log
