@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from popproxy.run import cli
+from popproxy.run import asked
+from popproxy.run.asked import EX_CONFIG, EX_OK, EX_UNAVAILABLE, EX_USAGE, EX_WRONG
 from popproxy.run.bans import render
-from popproxy.run.cli import EX_CONFIG, EX_OK, EX_UNAVAILABLE, EX_USAGE, EX_WRONG, main
+from popproxy.run.cli import main
 from tests.run.process import Process, program
 from tests.wireclient import WireClient
 
@@ -107,7 +108,7 @@ def test_memory_needs_a_socket(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_bad_config(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(cli.CONFIG_VARIABLE, raising=False)
+    monkeypatch.delenv(asked.CONFIG_VARIABLE, raising=False)
     path = tmp_path / "popproxy.toml"
     path.write_text("nonsense = 1\n")
     assert bans(capsys, "list", "--config", str(path))[0] == EX_CONFIG

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from popproxy import __version__
-from popproxy.run import cli
+from popproxy.run import asked
+from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_OK, EX_UNAVAILABLE, EX_USAGE
 from popproxy.run.cli import main
 
 GOOD = (
@@ -24,8 +25,8 @@ GOOD = (
 
 @pytest.fixture(autouse=True)
 def no_config_of_this_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(cli.CONFIG_VARIABLE, raising=False)
-    monkeypatch.setattr(cli, "SYSTEM_CONFIG", tmp_path / "system.toml")
+    monkeypatch.delenv(asked.CONFIG_VARIABLE, raising=False)
+    monkeypatch.setattr(asked, "SYSTEM_CONFIG", tmp_path / "system.toml")
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_help_and_version_as_a_module() -> None:
     ],
 )
 def test_a_wrong_command_line_is_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == cli.EX_USAGE
+    assert main(argv) == EX_USAGE
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("usage: popproxy")
@@ -110,7 +111,7 @@ def test_help_is_0(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("argv", [["serve"], ["check"], ["explain", "--user", "u", "--ip", "::1"]])
 def test_without_a_config_the_three_ways_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(argv) == cli.EX_USAGE
+    assert main(argv) == EX_USAGE
     told = capsys.readouterr().err
     assert "--upstream pop3s://mail.example.com" in told
     assert "--config popproxy.toml" in told
@@ -132,7 +133,7 @@ def test_check_names_a_store_that_is_not_memory(good: Path, capsys: pytest.Captu
 
 
 def test_check_prints_every_problem(bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--config", str(bad)]) == cli.EX_CONFIG
+    assert main(["check", "--config", str(bad)]) == EX_CONFIG
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.splitlines() == [
@@ -143,7 +144,7 @@ def test_check_prints_every_problem(bad: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_check_as_json(good: Path, bad: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--json", "--config", str(bad)]) == cli.EX_CONFIG
+    assert main(["check", "--json", "--config", str(bad)]) == EX_CONFIG
     result = json.loads(capsys.readouterr().out)
     assert (result["file"], result["ok"], result["warnings"]) == (str(bad), False, [])
     assert [(problem["line"], problem["key"]) for problem in result["problems"]] == [
@@ -158,17 +159,17 @@ def test_check_as_json(good: Path, bad: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_check_of_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", "--config", str(tmp_path / "x.toml")]) == cli.EX_CONFIG
+    assert main(["check", "--config", str(tmp_path / "x.toml")]) == EX_CONFIG
     assert "cannot be read: No such file or directory" in capsys.readouterr().out
 
 
 def test_where_the_config_is_looked_for(
     good: Path, bad: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "SYSTEM_CONFIG", good)
+    monkeypatch.setattr(asked, "SYSTEM_CONFIG", good)
     assert main(["check"]) == 0
-    monkeypatch.setenv(cli.CONFIG_VARIABLE, str(bad))
-    assert main(["check"]) == cli.EX_CONFIG
+    monkeypatch.setenv(asked.CONFIG_VARIABLE, str(bad))
+    assert main(["check"]) == EX_CONFIG
     assert main(["check", "--config", str(good)]) == 0
 
 
@@ -209,10 +210,10 @@ def test_serve_takes_the_admin_address_for_a_file_too(good: Path, served: list[t
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
-        (["--listen", "pop3s://127.0.0.1:1", "--config", "x"], cli.EX_USAGE, "--listen needs --upstream"),
-        (["--upstream", "mail"], cli.EX_CONFIG, "command line: --upstream: the URL has no scheme; write pop3s://mail"),
-        (["--upstream", "pop3s://m", "--listen", "x"], cli.EX_CONFIG, "command line: --listen: the URL has no scheme"),
-        (["--upstream", "pop3s://m", "--admin", "x"], cli.EX_CONFIG, "command line: --admin: 'x' has no port"),
+        (["--listen", "pop3s://127.0.0.1:1", "--config", "x"], EX_USAGE, "--listen needs --upstream"),
+        (["--upstream", "mail"], EX_CONFIG, "command line: --upstream: the URL has no scheme; write pop3s://mail"),
+        (["--upstream", "pop3s://m", "--listen", "x"], EX_CONFIG, "command line: --listen: the URL has no scheme"),
+        (["--upstream", "pop3s://m", "--admin", "x"], EX_CONFIG, "command line: --admin: 'x' has no port"),
     ],
 )
 def test_serve_refuses(
@@ -226,7 +227,7 @@ def test_serve_refuses(
 def test_serve_with_a_bad_file_serves_nothing(
     bad: Path, served: list[tuple[Any, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["serve", "--config", str(bad)]) == cli.EX_CONFIG
+    assert main(["serve", "--config", str(bad)]) == EX_CONFIG
     assert capsys.readouterr().err.count("\n") == 2
     assert served == []
 
@@ -235,7 +236,7 @@ def test_a_loop_that_is_not_installed(
     good: Path, served: list[tuple[Any, str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["serve", "--config", str(good), "--loop", "uvloop"]) == cli.EX_UNAVAILABLE
+    assert main(["serve", "--config", str(good), "--loop", "uvloop"]) == EX_UNAVAILABLE
     assert "write --loop asyncio" in capsys.readouterr().err
     assert main(["serve", "--config", str(good)]) == 3
     assert served[0][1] == "asyncio"
@@ -261,7 +262,7 @@ def test_explain(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_explain_of_another_time(at: str, shown: str, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["explain", "--user", "bob", "--config", str(good), "--at", at, "--mechanism", "scram-sha-256"]
-    assert main([*argv, "--group", "staff", "--group", "dev", "--json"]) == cli.EX_OK
+    assert main([*argv, "--group", "staff", "--group", "dev", "--json"]) == EX_OK
     told = json.loads(capsys.readouterr().out)
     assert (told["at"], told["mechanism"], told["groups"]) == (shown, "SCRAM-SHA-256", ["staff", "dev"])
 
@@ -291,12 +292,12 @@ def test_explain_without_a_file_and_without_tls(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_explain_refuses(good: Path, argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "--user", "bob", "--config", str(good), *argv]) == cli.EX_USAGE
+    assert main(["explain", "--user", "bob", "--config", str(good), *argv]) == EX_USAGE
     assert told in capsys.readouterr().err
 
 
 def test_explain_of_a_bad_file(bad: Path) -> None:
-    assert main(["explain", "--user", "bob", "--ip", "::1", "--config", str(bad)]) == cli.EX_CONFIG
+    assert main(["explain", "--user", "bob", "--ip", "::1", "--config", str(bad)]) == EX_CONFIG
 
 
 def test_config_schema_example_and_reference(capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,10 +323,10 @@ def test_config_reference_of_a_plugin(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("argv", "code", "told"),
     [
-        (["--plugin", "heders"], cli.EX_USAGE, "--plugin: there is no plugin 'heders'; write one of: auth_"),
-        (["--page", "x.md"], cli.EX_USAGE, "--page needs --plugin"),
-        (["--plugin", "headers", "--page", "empty.md"], cli.EX_USAGE, "empty.md: has no place for the options; write "),
-        (["--plugin", "headers", "--page", "none.md"], cli.EX_IOERR, "none.md: "),
+        (["--plugin", "heders"], EX_USAGE, "--plugin: there is no plugin 'heders'; write one of: auth_"),
+        (["--page", "x.md"], EX_USAGE, "--page needs --plugin"),
+        (["--plugin", "headers", "--page", "empty.md"], EX_USAGE, "empty.md: has no place for the options; write "),
+        (["--plugin", "headers", "--page", "none.md"], EX_IOERR, "none.md: "),
     ],
 )
 def test_config_reference_refuses(
@@ -370,4 +371,4 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
         check=False,
     )
     os.close(writing)
-    assert (done.returncode, done.stderr) == (cli.EX_IOERR, "")
+    assert (done.returncode, done.stderr) == (EX_IOERR, "")

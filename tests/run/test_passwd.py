@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from popproxy.run import cli, passwd
+from popproxy.run import asked, passwd
 from popproxy.run.cli import main
 
 CHEAP = ["--scheme", "ssha512"]
@@ -48,7 +48,7 @@ def test_made_and_checked(told: object, tmp_path: Path, capsys: pytest.CaptureFi
         assert main(["passwd", "joe", "--verify", str(tmp_path / "users")]) == 0
         assert "right" in capsys.readouterr().err
         told(b"other\n")  # type: ignore[operator]
-        assert main(["passwd", "joe", "--verify", str(tmp_path / "users")]) == cli.EX_WRONG
+        assert main(["passwd", "joe", "--verify", str(tmp_path / "users")]) == asked.EX_WRONG
         assert "wrong" in capsys.readouterr().err
 
 
@@ -68,7 +68,7 @@ def test_a_terminal_is_asked_twice(told: object, capsys: pytest.CaptureFixture[s
     told(answers=["sesame", "sesame"])  # type: ignore[operator]
     assert main(["passwd", "joe", *CHEAP]) == 0
     told(answers=["sesame", "sesami"])  # type: ignore[operator]
-    assert main(["passwd", "joe", *CHEAP]) == cli.EX_DATAERR
+    assert main(["passwd", "joe", *CHEAP]) == asked.EX_DATAERR
     assert "not the same" in capsys.readouterr().err
 
 
@@ -80,24 +80,24 @@ def test_a_terminal_that_ends(
 
     told(answers=["never read"])  # type: ignore[operator]
     monkeypatch.setattr(passwd.getpass, "getpass", ended)
-    assert main(["passwd", "joe", *CHEAP]) == cli.EX_DATAERR
+    assert main(["passwd", "joe", *CHEAP]) == asked.EX_DATAERR
     assert "no password was given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "octets", "code", "words"),
     [
-        (["joe"], b"\n", cli.EX_DATAERR, "1 to 1024 octets"),
-        (["joe", "--scheme", "md4"], b"x\n", cli.EX_DATAERR, "is not made; there are ARGON2ID"),
-        (["a:b"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
-        (["a\x01b"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
-        (["#a"], b"x\n", cli.EX_DATAERR, "cannot be a name"),
-        (["joe", "--scheme", "blf-crypt", "--rounds", "99"], b"x\n", cli.EX_DATAERR, "4 to 20"),
-        (["--verify", "users"], b"x\n", cli.EX_USAGE, "needs the name"),
-        (["joe", "--verify", "none"], b"x\n", cli.EX_DATAERR, "none: No such file"),
-        (["eve", "--verify", "users"], b"x\n", cli.EX_DATAERR, "users has no user 'eve'"),
-        (["ann", "--verify", "users"], b"x\n", cli.EX_DATAERR, "users:2: ann has no password"),
-        (["joe", "--verify", "broken"], b"x\n", cli.EX_DATAERR, "broken:2: no colon"),
+        (["joe"], b"\n", asked.EX_DATAERR, "1 to 1024 octets"),
+        (["joe", "--scheme", "md4"], b"x\n", asked.EX_DATAERR, "is not made; there are ARGON2ID"),
+        (["a:b"], b"x\n", asked.EX_DATAERR, "cannot be a name"),
+        (["a\x01b"], b"x\n", asked.EX_DATAERR, "cannot be a name"),
+        (["#a"], b"x\n", asked.EX_DATAERR, "cannot be a name"),
+        (["joe", "--scheme", "blf-crypt", "--rounds", "99"], b"x\n", asked.EX_DATAERR, "4 to 20"),
+        (["--verify", "users"], b"x\n", asked.EX_USAGE, "needs the name"),
+        (["joe", "--verify", "none"], b"x\n", asked.EX_DATAERR, "none: No such file"),
+        (["eve", "--verify", "users"], b"x\n", asked.EX_DATAERR, "users has no user 'eve'"),
+        (["ann", "--verify", "users"], b"x\n", asked.EX_DATAERR, "users:2: ann has no password"),
+        (["joe", "--verify", "broken"], b"x\n", asked.EX_DATAERR, "broken:2: no colon"),
     ],
 )
 def test_what_cannot_be_done(
@@ -122,5 +122,5 @@ def test_a_password_is_no_argument() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "popproxy", "passwd", "joe", "sesame"], capture_output=True, text=True, check=False
     )
-    assert done.returncode == cli.EX_USAGE
+    assert done.returncode == asked.EX_USAGE
     assert "unrecognized arguments" in done.stderr

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from popproxy.run.cli import EX_OK, main
+from popproxy.run.asked import EX_OK
+from popproxy.run.cli import main
 from tests.run.examples import EXAMPLES, NAMES, Site
 
 

@@ -1,0 +1,80 @@
+"""What every sub-command shares: exit codes, the config it was asked to use, and how it speaks.
+
+Results go to standard output, everything else to standard error. Exit codes are those of sysexits.h.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from popproxy.config.load import Loaded
+
+EX_OK, EX_WRONG, EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 1, 64, 65, 69, 74, 78
+
+CONFIG_VARIABLE = "POPPROXY_CONFIG"
+SYSTEM_CONFIG = Path("/etc/popproxy/popproxy.toml")
+
+WAYS = """\
+three ways to start:
+  popproxy serve --upstream pop3s://mail.example.com     no file at all
+  popproxy serve --config popproxy.toml                  your own file; `popproxy config example` prints one
+  popproxy serve                                         the file $POPPROXY_CONFIG names, else
+                                                         /etc/popproxy/popproxy.toml
+`popproxy demo` shows it with a sample mailbox, no mail server needed."""
+
+
+class UsageError(Exception):
+    """The command line itself cannot be used; the text says what to write instead."""
+
+
+def config_path(given: Path | None) -> Path:
+    """The config file to use. Raises UsageError when there is none."""
+    if given is not None:
+        return given
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    if SYSTEM_CONFIG.exists():
+        return SYSTEM_CONFIG
+    raise UsageError(f"no config: neither --config, $POPPROXY_CONFIG nor {SYSTEM_CONFIG} is there; {WAYS}")
+
+
+def load_asked(
+    arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None
+) -> tuple[Loaded, Sequence[str]] | None:
+    """The config that the command line asks for, and what was decided for the user in making it; None, and its
+    problems on standard error, when it is bad."""
+    path = None if arguments.upstream else config_path(arguments.config)
+    from popproxy.config.defaults import default_config, with_admin
+    from popproxy.config.load import load
+    from popproxy.config.problems import ConfigError
+
+    try:
+        if path is None:
+            loaded, notes = default_config(arguments.upstream, listen, admin)
+        else:
+            loaded, notes = load(path), ()
+            if admin is not None:
+                loaded = with_admin(loaded, admin)
+    except ConfigError as error:
+        for problem in error.problems:
+            say(str(problem))
+        return None
+    return loaded, notes
+
+
+def warn(loaded: Loaded) -> None:
+    """What the config check had to say about a good config."""
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+
+
+def say(text: str) -> None:
+    """A word to whoever typed the command."""
+    print(f"popproxy: {text}", file=sys.stderr)
