@@ -77,8 +77,8 @@ class Names:
     def __init__(self, globs: Iterable[str]) -> None:
         names = [glob.casefold() for glob in globs]
         self.exact = frozenset(name for name in names if _WILD.search(name) is None)
-        self.domains = frozenset(name[2:] for name in names if name[:2] == "*@" and _WILD.search(name, 1) is None)
-        rest = (name for name in names if name not in self.exact and name[2:] not in self.domains)
+        self.domains = frozenset(name[2:] for name in names if _is_domain(name))
+        rest = (name for name in names if name not in self.exact and not _is_domain(name))
         self._globs = tuple(re.compile(translate(name)) for name in rest)
 
     @property
@@ -91,6 +91,11 @@ class Names:
         if name in self.exact or domain in self.domains:
             return True
         return any(glob.match(name) is not None for glob in self._globs)
+
+
+def _is_domain(glob: str) -> bool:
+    """Whether ``glob`` is for all names of one domain."""
+    return glob[:2] == "*@" and _WILD.search(glob, 1) is None
 
 
 class Look:

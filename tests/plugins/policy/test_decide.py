@@ -110,12 +110,17 @@ def naive(policy: dict[str, Any], facts: Facts, audit: bool) -> dict[str, tuple[
     return told
 
 
-USERS = ("ann@a.example", "Bob@B.example", "bob@b.example", "ann@b.example", "carl", "", "*@a.example", "* staff")
+USERS = (
+    "ann@a.example", "Bob@B.example", "bob@b.example", "ann@b.example", "carl", "", "*@a.example", "* staff",
+    "eve@sub.a.example",
+)  # fmt: skip
 CONDITION = st.fixed_dictionaries(
     {},
     optional={
         "user": st.lists(
-            st.sampled_from(("ann@a.example", "BOB@b.example", "*@a.example", "*@b.*", "carl", "a*", "?arl")),
+            st.sampled_from(
+                ("ann@a.example", "BOB@b.example", "*@a.example", "*@b.*", "carl", "a*", "?arl", "*.a.example")
+            ),
             min_size=1, max_size=3,
         ),
         "domain": st.lists(st.sampled_from(("a.example", "B.example")), min_size=1, max_size=2),
@@ -203,6 +208,12 @@ def test_first_takes_everything_from_the_first_rule_that_applies() -> None:
     rules = ({"when": {"user": ["bob"]}, "rate": 1}, {"when": {"domain": ["a.example"]}}, {"rate": 9})
     assert shown(decided(config(*rules, match="first"), ANN).enforced) == {}
     assert shown(decided(config(*rules, match="first"), replace(ANN, user="eve")).enforced) == {"rate": ("rule3", 9)}
+
+
+def test_a_glob_that_ends_like_one_of_a_domain_is_another_one() -> None:
+    policy = config({"when": {"user": ["*@a.example", "*.a.example", "*+a.example"]}, "login": "deny"})
+    for user in ("ann@a.example", "ann@sub.a.example", "ann+a.example"):
+        assert shown(decided(policy, replace(ANN, user=user)).enforced) == {"login": ("rule1", "deny")}, user
 
 
 def test_false_lifts_what_a_later_rule_would_set() -> None:
