@@ -30,6 +30,8 @@ NEVER_DENIED = ("QUIT", "NOOP", "CAPA")
 """Commands that no rule takes away: without them a client can neither leave nor look around."""
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 DAYS_MOST = 36_500
+SIZE_MOST = 2**52
+"""Stores count no further (api.store.MOST)."""
 UNKNOWN = "unknown"
 """The country of an address that is in none."""
 
@@ -141,7 +143,7 @@ Some = Annotated[tuple[T, ...], AfterValidator(_some)]
 SomeOrAll = Annotated[tuple[T, ...], AfterValidator(_some), Lift()]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True), Lift()]
 Days = Annotated[int, Field(ge=1, le=DAYS_MOST, strict=True), Lift()]
-Size = Annotated[Octets, Field(ge=1), Lift()]
+Size = Annotated[Octets, Field(ge=1, le=SIZE_MOST), Lift()]
 Time = Annotated[Duration, Lift()]
 Text = Annotated[str, Lift()]
 Tls = Annotated[bool | str, PlainValidator(tls_floor), WithJsonSchema(_FLOORS)]

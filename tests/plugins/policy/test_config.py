@@ -48,6 +48,7 @@ def wrong(rule: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
         ({"code": "AUTH"}, "code", '"AUTH" is not one of the choices; write "SYS/PERM"'),
         ({"rate": "1 MB/s"}, "rate", "'1 MB/s' is no size; write octets (65536)"),
         ({"rate": 0}, "rate", "0 is out of range; write at least 1"),
+        ({"octets_per_day": 2**52 + 1}, "octets_per_day", "is out of range; write at most 4503599627370496"),
         ({"max_messages": 0}, "max_messages", "0 is out of range; write at least 1"),
         ({"max_messages": True}, "max_messages", "must be a whole number, not true; write max_messages = 500"),
         ({"sessions_per_user": "3"}, "sessions_per_user", "must be a whole number, not a string"),
