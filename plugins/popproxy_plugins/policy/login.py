@@ -35,7 +35,7 @@ class Door:
 
     def connect(self, session: SessionView) -> Refuse | None:
         """What no login can change: its network, country, listener and time are refused for everybody."""
-        return self._judge(session, state_of(self._place, session), self._facts(session, None))
+        return self._judge(session, state_of(self._place, session), self._facts(session, None), named=False)
 
     def login(self, session: SessionView, credentials: Credentials) -> Refuse | None:
         """What is known with the name: no call of the store."""
@@ -73,13 +73,14 @@ class Door:
     def _facts(self, session: SessionView, user: str | None) -> Facts:
         return facts_of(session, user, session.groups, self._clock.now(), self._locate)
 
-    def _judge(self, session: SessionView, state: State, facts: Facts) -> Refuse | None:
-        """Decide, and refuse what the facts alone refuse."""
+    def _judge(self, session: SessionView, state: State, facts: Facts, named: bool = True) -> Refuse | None:
+        """Decide, and refuse what the facts alone refuse. Not ``named``: an audit waits for the name."""
         state.groups = session.groups
         decision = state.decision = decide(self._rules, facts)
         look = Look(facts, self._rules.groups)
         tried = denied(decision.audited, look)
-        if tried is not None:
+        state.due = None if named else tried
+        if tried is not None and named:
             self._ledger.would(session, state.noted, tried)
         act = denied(decision.enforced, look)
         if act is None:

@@ -114,7 +114,9 @@ class Policy(Plugin[PolicyConfig]):
         state.trying = decision.audited != Settings()
         state.base = session.sent
         state.real = Tally(decision.enforced, [day for day in state.days if not day.audit], self._arrivals, now)
-        state.tried = Tally(decision.audited, [day for day in state.days if day.audit], self._arrivals, now)
+        days = [day for day in state.days if day.audit]
+        # To ask for sizes and dates would cost the upstream something, and change what clients read.
+        state.tried = Tally(decision.audited, days, self._arrivals, now, asks=False)
         login = decision.enforced.login
         if login is not None:
             self._ledger.allowed(login.rule)
@@ -174,10 +176,7 @@ class Policy(Plugin[PolicyConfig]):
         """What audited rules would do."""
         said = state.tried.say(session, command, sent, now, date)
         audited = state.decision.audited
-        if isinstance(said, Wait):
-            # How old a message is costs a TOP, so nobody asks: whoever deletes is told of.
-            stays = audited.leave_on_server
-            said = Act(stays.rule, "leave_on_server") if stays is not None and command.name == "DELE" else None
+        assert not isinstance(said, Wait), "it never asks"
         if said is not None:
             self._ledger.would(session, state.noted, said.act if isinstance(said, Enough) else said)
         if command.name in ("STAT", "LIST", "UIDL"):
@@ -199,9 +198,14 @@ class Policy(Plugin[PolicyConfig]):
         state = self._place.get(session)
         if state is None:
             return
+        if state.due is not None:
+            self._ledger.would(session, state.noted, state.due)
         if state.inside:
             sent = summary.octets_sent - state.base
             volume.told(self._store, state.days, sent, 1)
+            over = state.tried.over(sent)
+            if over is not None:
+                self._ledger.would(session, state.noted, over)
             for point in needs.PACED:
                 decided: Decided[int] | None = getattr(state.decision.audited, point)
                 # It was faster than the rule allows, so it would have been slowed down.

@@ -7,7 +7,7 @@ from weakref import finalize
 from popproxy.api import Outcome, SessionView, Slot, Store
 from popproxy_plugins.policy.claims import Who
 from popproxy_plugins.policy.decide import Decision
-from popproxy_plugins.policy.ledger import Noted
+from popproxy_plugins.policy.ledger import Act, Noted
 from popproxy_plugins.policy.paces import Share
 from popproxy_plugins.policy.tally import Tally
 from popproxy_plugins.policy.volume import Day
@@ -25,7 +25,8 @@ class Held:
 
 
 class State:
-    """One session, from its first hook on; ``decision`` is the one of the attempt that goes on or went well.
+    """One session, from its first hook on; ``decision`` is the one of the attempt that goes on or went well. ``due`` is
+    what an audited rule would have done at connect: told with the user's name, or at the end when none came.
 
     Once the session is ``inside``: ``base`` octets were sent before, ``real`` and (``trying``) ``tried`` look at its
     commands."""
@@ -34,6 +35,7 @@ class State:
         "base",
         "days",
         "decision",
+        "due",
         "groups",
         "held",
         "inside",
@@ -52,6 +54,7 @@ class State:
         self.groups: frozenset[str] = frozenset()
         self.decision = Decision()
         self.noted: Noted = set()
+        self.due: Act | None = None
         self.held: Held | None = None
         self.days: list[Day] = []
         self.shares: list[Share] = []

@@ -62,12 +62,27 @@ class Bucket:
 
 
 class Tally:
-    """See the head of this file. ``now`` are seconds of a clock that never goes back."""
+    """See the head of this file. ``now`` are seconds of a clock that never goes back. Without ``asks`` there is never
+    a Wait: what is not known of a message is taken to be 0 octets, and not old enough."""
 
-    __slots__ = ("_arrivals", "_coming", "_commands", "_days", "_excess", "_retrieved", "_sent", "_settings", "listed")
+    __slots__ = (
+        "_arrivals",
+        "_asks",
+        "_coming",
+        "_commands",
+        "_days",
+        "_excess",
+        "_retrieved",
+        "_sent",
+        "_settings",
+        "listed",
+    )
 
-    def __init__(self, settings: Settings, days: list[Day], arrivals: Arrivals, now: float) -> None:
+    def __init__(
+        self, settings: Settings, days: list[Day], arrivals: Arrivals, now: float, asks: bool = True
+    ) -> None:
         self._settings = settings
+        self._asks = asks
         self._days = days
         self._arrivals = arrivals
         limit = settings.commands_per_minute
@@ -91,6 +106,9 @@ class Tally:
             said = self._dele(session, command.message or 0, date)
         elif said is None and (name == "RETR" or (name == "TOP" and int(command.arguments[1]) > TOP_LINES)):
             said = self._retr(session, command.message or 0, sent)
+        elif said is None and name == "TOP":
+            # However few its lines are, they may be long.
+            said = self._used_up(max(self._sent, sent) + 1)
         if isinstance(said, Wait):
             return said
         # Last: a command is counted once, however often it was asked about.
@@ -120,29 +138,33 @@ class Tally:
         stays = self._settings.leave_on_server
         if stays is None:
             return None
+        text = f"Message stays on the server until it is {stays.value.days} days old"
+        held = _kept(stays, "leave_on_server", stays.value.dele == "keep", text, Code.SYS_TEMP)
         entries = session.maildrop
         entry = self._entry(entries, number)
-        if entry is None or isinstance(entry, Wait):
-            return entry
+        if entry is None:
+            return None
+        if isinstance(entry, Wait):
+            return entry if self._asks else held
         known, unknown = self._arrivals.of(session, {number: entry})
         if unknown:
+            if not self._asks:
+                return held
             # Who deletes one message deletes those behind it as well.
             behind = {n: entries[n] for n in range(number, number + BATCH) if n in entries}
             return Wait(self._arrivals.of(session, behind)[1])
         arrived = known[number]
-        if arrived is not None and date - arrived >= stays.value.days * DAY:
-            return None
-        text = f"Message stays on the server until it is {stays.value.days} days old"
-        return _kept(stays, "leave_on_server", stays.value.dele == "keep", text, Code.SYS_TEMP)
+        return None if arrived is not None and date - arrived >= stays.value.days * DAY else held
 
     def _retr(self, session: SessionView, number: int, sent: int) -> Act | Wait | None:
         settings = self._settings
         size = 0
         if settings.max_message_octets or settings.max_octets or self._days:
             entry = self._entry(session.maildrop, number)
-            if isinstance(entry, Wait):
+            if not isinstance(entry, Wait):
+                size = 0 if entry is None else entry.octets
+            elif self._asks:
                 return entry
-            size = 0 if entry is None else entry.octets
         limit = settings.max_messages
         if limit is not None and self._retrieved >= limit.value:
             return _act(limit, "max_messages", "Too many messages in one session", Code.SYS_TEMP)
@@ -151,14 +173,24 @@ class Tally:
             return _act(limit, "max_message_octets", "Message is too large", Code.SYS_PERM)
         # Messages that are on their way count with what was announced for them.
         would = max(self._sent, sent) + size
-        limit = settings.max_octets
+        said = self._used_up(would)
+        if said is None:
+            self._coming = would
+        return said
+
+    def _used_up(self, would: int) -> Act | None:
+        """What is refused when ``would`` octets have been sent behind it."""
+        limit = self._settings.max_octets
         if limit is not None and would > limit.value:
             return _act(limit, "max_octets", "Too much for one session", Code.SYS_TEMP)
-        limit = settings.octets_per_day
+        limit = self._settings.octets_per_day
         if limit is not None and any(would > day.left for day in self._days):
             return _act(limit, "octets_per_day", "Too much was retrieved, try again later", Code.SYS_TEMP)
-        self._coming = would
         return None
+
+    def over(self, sent: int) -> Act | None:
+        """At the end of the session: which limit of octets was passed by what was retrieved."""
+        return self._used_up(sent) if self._retrieved else None
 
     def _entry(self, maildrop: Mapping[int, MaildropEntry], number: int) -> MaildropEntry | Wait | None:
         """The message, None when there is none."""

@@ -100,6 +100,52 @@ def test_a_message_that_would_be_too_large() -> None:
         assert rig.counted("trial", "audit") == (text == b"1001 octets")
 
 
+@pytest.mark.parametrize("point", ["max_octets", "octets_per_day"])
+@pytest.mark.parametrize(
+    ("lines", "times"),
+    [(["RETR 1"], 0), (["RETR 2"], 1), (["RETR 1", "RETR 1", "RETR 1"], 1), (["LIST", "RETR 2"], 1), (["TOP 1 0"], 0)],
+    ids=["less", "more", "together", "listed", "head"],
+)
+def test_octets_that_would_be_too_many(point: str, lines: list[str], times: int) -> None:
+    """Nobody has listed the maildrop for it, so what was sent tells."""
+    worker = Worker({"name": "trial", point: 900}, mode="audit")
+    client = worker.inside(worker.message(1, octets=500), worker.message(1, octets=1000))
+    assert all(line.startswith("+OK") for line in client.lines(*lines, "QUIT"))
+    client.gone()
+    assert worker.services.metrics.decided["trial", "audit"].value == times
+    assert client.server.asked == lines
+
+
+def test_what_is_not_known_hides_no_other_limit() -> None:
+    rule = {"name": "trial", "max_octets": "1GB", "max_messages": 2, "leave_on_server": {"days": 5}}
+    worker = Worker(rule, mode="audit")
+    client = worker.inside(worker.message(1), worker.message(1))
+    client.lines("RETR 1", "RETR 2")
+    assert worker.services.metrics.decided["trial", "audit"].value == 0
+    client.lines("RETR 1", "DELE 1")
+    told = [(line.fields["point"], line.fields["code"]) for line in worker.services.log.lines if line.event == "audit"]
+    assert told == [("max_messages", "SYS/TEMP"), ("leave_on_server", "SYS/TEMP")]
+
+
+def test_a_refusal_at_connect_is_told_with_the_name_that_comes_behind() -> None:
+    rig = Rig({"name": "over", "login": "deny"}, mode="audit")
+    session = rig.session()
+    assert rig.connect(session) is None
+    assert rig.told("audit") == []
+    rig.login(session, "ann")
+    rig.close(session)
+    assert [line["user"] for line in rig.told("audit")] == ["ann"]
+
+
+def test_who_never_logs_in_would_have_been_refused_at_connect() -> None:
+    rig = Rig({"name": "over", "login": "deny"}, mode="audit")
+    session = rig.session()
+    rig.connect(session)
+    rig.close(session)
+    assert [(line["user"], line["point"]) for line in rig.told("audit")] == [(None, "login")]
+    assert rig.counted("over", "audit") == 1
+
+
 def test_a_session_that_was_faster() -> None:
     rig = Rig({"name": "trial", "rate": 1000}, mode="audit")
     session = rig.enter()

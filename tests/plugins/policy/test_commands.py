@@ -128,6 +128,18 @@ def test_octets_of_a_session_count_what_is_on_its_way() -> None:
     assert rig.command(session, "STAT") is None
 
 
+def test_heads_are_given_as_long_as_octets_are_left() -> None:
+    """Few lines may be long ones: a TOP is as good as a RETR for who wants more than there is."""
+    rig = Rig({"name": "much", "max_octets": 1000, "octets_per_day": 2000})
+    session = rig.enter()
+    session.sent = 999
+    assert rig.command(session, "TOP 1 100") is None
+    session.sent = 1000
+    assert refusal(rig.command(session, "TOP 1 100")) == (Code.SYS_TEMP, "Too much for one session")
+    assert refusal(rig.command(session, "TOP 1 0")) == (Code.SYS_TEMP, "Too much for one session")
+    assert rig.command(session, "LIST") is None
+
+
 def test_the_largest_message() -> None:
     rig = Rig({"name": "large", "max_message_octets": 1000})
     session = rig.enter()
