@@ -145,7 +145,8 @@ def test_however_names_are_shown(need: Need, tmp_path: Path, users: str, code: s
     need("fail2ban")
     path = tmp_path / "log"
     log = EventLog(path, users=users)  # type: ignore[arg-type]
-    who = {"session": "a1", "listener": "pop-3", "client": "2001:db8::7", "client_port": 5}
+    # The session as a Dovecot in front may call it.
+    who = {"session": "1xK+/pQ\"=,.", "listener": "pop-3", "client": "2001:db8::7", "client_port": 5}
     for name in FORGED:
         fields = {"user": name, "upstream": "main", "server": "[::1]:110", "code": code, "reason": LINE}
         log.event("info", "login_failed", **who, **fields)
