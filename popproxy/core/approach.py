@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from popproxy.api.views import SessionView
+from popproxy.core.chain import Chain
 from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, Ready, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.introduction import Origin, introduction, loop
@@ -52,6 +53,10 @@ class Host(Protocol):
         ...
 
     def enter(self, phase: Phase) -> None:
+        """See Session."""
+        ...
+
+    def meet(self, chain: Chain) -> Chain:
         """See Session."""
         ...
 

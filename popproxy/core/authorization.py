@@ -44,7 +44,7 @@ class Authorization(Reading):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.attempts = 0
-        self._chain: Chain = session.plan.chain.select(session.view, None)
+        self._chain: Chain = session.meet(session.plan.chain.select(session.view, None))
         self._entrance = Entrance(session, self)
         self._exchange = Exchange(session, self)
         self._handshaking = False
@@ -300,7 +300,7 @@ class Authorization(Reading):
             return
         s.secure = True
         s.view.tls = outcome
-        self._chain = s.plan.chain.select(s.view, None)
+        self._chain = s.meet(s.plan.chain.select(s.view, None))
         self.resume()
 
     def _capa_command(self, command: Command) -> None:
@@ -346,7 +346,7 @@ class Authorization(Reading):
         believe(s, said)
         # A leg that was opened early was told of somebody else.
         self._entrance.drop()
-        self._chain = s.plan.chain.select(s.view, None)
+        self._chain = s.meet(s.plan.chain.select(s.view, None))
         if said.addr is None:
             self.say(ok("Updated"))
         else:

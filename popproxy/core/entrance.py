@@ -182,7 +182,7 @@ class Entrance(Approach):
         self._document = b""
         self._mechanism = s.view.mechanism = mechanism
         s.view.upstream = s.view.server = None
-        return s.plan.chain.select(s.view, s.user)
+        return s.meet(s.plan.chain.select(s.view, s.user))
 
     def _at_upstream(self, chain: Chain, verb: Verb, target: Target, credentials: Credentials) -> None:
         s = self.s

@@ -259,7 +259,8 @@ class Exchange:
 
         self._desk.named(user)
         self._desk.suspend()
-        hooks.call(s, s.plan.chain.select(s.view, s.user)["on_verifier"], lambda: (s.view, name, self._name), use, then)
+        chain = s.meet(s.plan.chain.select(s.view, s.user))
+        hooks.call(s, chain["on_verifier"], lambda: (s.view, name, self._name), use, then)
 
 
 def _credentials(outcome: Complete) -> Credentials:

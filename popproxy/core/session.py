@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 from popproxy.api.views import SessionSummary, SessionView
 from popproxy.core import hooks
 from popproxy.core.authorization import Authorization
+from popproxy.core.chain import Chain
 from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Note, Outcome
 from popproxy.core.failures import Failure
 from popproxy.core.introduction import Origin, trusted
@@ -87,6 +88,7 @@ class Session:
         "kept",
         "knowledge",
         "leaving",
+        "met",
         "meter",
         "octets_in",
         "octets_out",
@@ -153,6 +155,7 @@ class Session:
         self.forward: tuple[tuple[str, str], ...] = ()
         self.origin: Origin | None = None
         self.user: str | None = None
+        self.met: set[str] = set()
         self.blocked = False
         self.half_closed = False
         self.leaving = False
@@ -257,7 +260,11 @@ class Session:
             self.octets_in,
             self.octets_out,
         )
-        for entry in self.plan.chain.select(self.view, self.user)["on_close"]:
+        chain = self.plan.chain
+        self.meet(chain.select(self.view, self.user))
+        for entry in chain["on_close"]:
+            if chain.conditional and entry.subscriber.name not in self.met:
+                continue
             try:
                 entry.call(self.view, summary)
             except hooks.CONTAINED as error:
@@ -265,6 +272,13 @@ class Session:
         return summary
 
     # What the stages call
+
+    def meet(self, chain: Chain) -> Chain:
+        """``chain`` is about to be called: its plugins hear of the end, too, whatever their ``when`` says of the name
+        or address that the client has by then."""
+        if self.plan.chain.conditional:
+            self.met.update(subscriber.name for subscriber in chain.subscribers)
+        return chain
 
     def seen(self) -> SessionView:
         """The view for a hook that is about to be called."""

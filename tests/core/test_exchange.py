@@ -308,6 +308,22 @@ def test_a_name_of_an_exchange_that_led_nowhere_does_not_choose_the_plugins_of_a
     assert rig.view.user == "joe"
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_who_was_asked_about_a_name_hears_the_end_under_another(asked: bool) -> None:
+    """What a plugin takes for a session it gives back in on_close; its ``when`` is about the name of the moment."""
+    heard: list[str] = []
+    guard = plugin(
+        on_verifier=lambda session, user, mechanism: None, on_close=lambda session, summary: heard.append(session.user)
+    )
+    chain = Chain(
+        [Subscriber("keys", keeper(lambda *_: None)), Subscriber("guard", guard, when=condition(users=["eve"]))]
+    )
+    rig = met(chain=chain).client(first(prover("eve" if asked else "ann")) + b"*\r\nUSER joe\r\n")
+    rig.s.client_gone("client_eof")
+    rig.s.summary()
+    assert heard == (["joe"] if asked else [])
+
+
 def test_a_made_up_salt_belongs_to_the_name_that_was_looked_up() -> None:
     rig = met(keeper(lambda session, user, mechanism: Rename(user.lower())), decoy=b"seed")
     salts = set()
