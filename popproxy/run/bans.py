@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from popproxy_plugins.brute_force import BruteForce
-from popproxy_plugins.brute_force.bans import BadBan, add, listed, parse_network, remove
+from popproxy_plugins.brute_force.bans import REASON, BadBan, add, listed, parse_network, remove
 from popproxy_plugins.clients import Network
 
 from popproxy.api.options import Wrong, duration
@@ -56,6 +56,21 @@ class BansDesk(Protocol):
     def remove(self, network: Network) -> bool:
         """Lift a ban; whether there was one."""
         ...
+
+
+def reason(text: str) -> str:
+    """The reason of the command line as it is kept: one line, not too long."""
+    return _printable(text)[:REASON]
+
+
+def around(bans: list[dict[str, Any]], network: Network) -> list[str]:
+    """The networks of ``bans`` that hold for ``network`` although it is not banned itself."""
+    banned = [parse_network(ban["network"]) for ban in bans]
+    return [str(other) for other in banned if other != network and _inside(network, other)]
+
+
+def _inside(network: Network, other: Network) -> bool:
+    return network.version == other.version and network.network_address in other and network.prefixlen > other.prefixlen
 
 
 def network(text: str) -> Network:
@@ -165,13 +180,13 @@ class SocketDesk:
     def add(self, network: Network, seconds: float, reason: str) -> None:
         """See BansDesk."""
         said = {"network": str(network), "seconds": seconds, "reason": reason, "plugin": self._plugin}
-        self._ask("PUT", {}, json.dumps(said))
+        self._ask("PUT", {}, json.dumps(said, ensure_ascii=False).encode())
 
     def remove(self, network: Network) -> bool:
         """See BansDesk."""
         return bool(self._ask("DELETE", {"network": str(network)})["removed"])
 
-    def _ask(self, method: str, query: dict[str, str], body: str | None = None) -> dict[str, Any]:
+    def _ask(self, method: str, query: dict[str, str], body: bytes | None = None) -> dict[str, Any]:
         connection = _UnixConnection(self._path)
         try:
             connection.request(method, f"{PATH}?{urlencode({**query, 'plugin': self._plugin})}", body)

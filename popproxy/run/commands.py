@@ -232,11 +232,11 @@ def bans_list(arguments: argparse.Namespace) -> int:
 
 def bans_add(arguments: argparse.Namespace) -> int:
     """Ban an address or network."""
-    from popproxy.run.bans import network, seconds
+    from popproxy.run.bans import network, reason, seconds
 
     def run(desk: BansDesk) -> int:
         asked, time = network(arguments.network), seconds(arguments.time)
-        desk.add(asked, time, arguments.reason)
+        desk.add(asked, time, reason(arguments.reason))
         if arguments.json:
             _print_json({"network": str(asked), "seconds": time})
         else:
@@ -248,15 +248,17 @@ def bans_add(arguments: argparse.Namespace) -> int:
 
 def bans_remove(arguments: argparse.Namespace) -> int:
     """Lift a ban."""
-    from popproxy.run.bans import network
+    from popproxy.run.bans import around, network
 
     def run(desk: BansDesk) -> int:
         asked = network(arguments.network)
         removed = desk.remove(asked)
+        others = around(desk.bans(), asked)
         if arguments.json:
             _print_json({"network": str(asked), "removed": removed})
         else:
-            print(f"{asked} is free" if removed else f"{asked} was not banned")
+            left = f"; banned around it: {', '.join(others)}" if others else ""
+            print(f"{asked} is free{left}" if removed else f"{asked} was not banned{left}")
         return EX_OK if removed else EX_WRONG
 
     return _with_bans(arguments, run)

@@ -74,6 +74,17 @@ def test_a_running_proxy_bans_at_once(tmp_path: Path, capsys: pytest.CaptureFixt
         assert (code, json.loads(text)) == (EX_WRONG, {"network": "127.0.0.1/32", "removed": False})
         code, text, _ = bans(capsys, "add", "2001:db8::1", "--json", "--config", path)
         assert (code, json.loads(text)) == (EX_OK, {"network": "2001:db8::1/128", "seconds": 86400.0})
+        # The addresses in the log are not what is banned: of IPv6 it is the network of 64 bits.
+        assert bans(capsys, "add", "2001:db8::/64", "--config", path)[0] == EX_OK
+        told = "; banned around it: 2001:db8::/64\n"
+        assert bans(capsys, "remove", "2001:db8::1", "--config", path)[1] == f"2001:db8::1/128 is free{told}"
+        found = bans(capsys, "remove", "2001:db8::2", "--config", path)
+        assert found[:2] == (EX_WRONG, f"2001:db8::2/128 was not banned{told}")
+        # A request of the admin listener is short.
+        for reason in ("\U0001f6ab" * 500, "\x01\n" * 500, '"' * 500):
+            assert bans(capsys, "add", "192.0.2.7", "--reason", reason, "--config", path)[0] == EX_OK
+            kept = json.loads(bans(capsys, "list", "--json", "--config", path)[1])[0]["reason"]
+            assert kept == ("?" * 200 if "\n" in reason else reason[:200])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ MANUAL_LONGEST = 3660 * 86400.0
 """Seconds of the longest ban: what a store keeps at most."""
 _PREFIXES = {4: (32, 24), 6: (128, 64, 48)}
 """What is looked up at a login, and can therefore be banned."""
-_REASON = 200
+REASON = 200
+"""Characters of a reason that are kept."""
 
 By = Literal["auto", "manual"]
 
@@ -60,7 +61,7 @@ def key(network: Network) -> str:
 
 def put(network: Network, by: By, reason: str, now: float, seconds: float) -> Put:
     """The step that bans. One that was made by hand is not replaced by another one."""
-    value = json.dumps({"by": by, "reason": reason[:_REASON], "since": now}).encode()
+    value = json.dumps({"by": by, "reason": reason[:REASON], "since": now}).encode()
     return Put(key(network), value, min(seconds, MANUAL_LONGEST), absent=by == "auto")
 
 
