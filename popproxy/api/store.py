@@ -5,8 +5,10 @@ claim something (Spend, Lease) are all taken or none: a login that finds no room
 others. Nothing is kept for ever; each step says how long.
 
 A store has one worker (``memory``), all workers of a host (``sqlite``) or all machines (``redis``). Keys belong to the
-plugin: two plugins never see each other's. A key holds one kind of thing: use it with one class of step, and with one
-window.
+plugin: two plugins never see each other's. A key holds one kind of thing: use it with one class of step, and with
+windows of one kind and length. What is used of such a window counts for every ``limit`` that is asked: while a config
+changes, machine by machine, the old limit and the new one count together. A window of another kind or length begins
+anew.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ class Table(Protocol):
     """Keys, with their space, and what is at them. What has ended is not there."""
 
     def level(self, key: str, window: Window, now: float) -> Level | None:
-        """What is used of ``window``, as it was written; None when nothing is, or when another window was used."""
+        """What is used of ``window``, whatever its limit, as it was written; None when nothing is, or when a window of
+        another kind or length was used."""
         ...
 
     def keep(self, key: str, window: Window, level: Level) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from popproxy.api.store import Mark, Outcome, Step, Stored, Window
 from popproxy.state.doing import do
 from popproxy.state.holding import Holding
-from popproxy.state.windows import Level, ends
+from popproxy.state.windows import Level, ends, same
 
 _SWEEP = 8
 """Keys looked at with each run, and two for each of its steps: more than it makes, so none stays for long."""
@@ -84,7 +84,7 @@ class MemoryStore:
     def level(self, key: str, window: Window, now: float) -> Level | None:
         """See Table."""
         content = self._content(key, now)
-        return content[1] if isinstance(content, tuple) and content[0] == window else None
+        return content[1] if isinstance(content, tuple) and same(content[0], window) else None
 
     def keep(self, key: str, window: Window, level: Level) -> None:
         """See Table."""

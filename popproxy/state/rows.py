@@ -21,7 +21,7 @@ SCHEMA = (
     "CREATE INDEX texts_ends ON texts (ends)",
     "CREATE TABLE marks (key BLOB, member BLOB, ends REAL NOT NULL, PRIMARY KEY (key, member)) WITHOUT ROWID",
     "CREATE INDEX marks_ends ON marks (ends)",
-    "CREATE TABLE levels (key BLOB PRIMARY KEY, kind INTEGER NOT NULL, most INTEGER NOT NULL, seconds REAL NOT NULL,"
+    "CREATE TABLE levels (key BLOB PRIMARY KEY, kind INTEGER NOT NULL, seconds REAL NOT NULL,"
     " count REAL NOT NULL, before REAL NOT NULL, at REAL NOT NULL, ends REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX levels_ends ON levels (ends)",
     "CREATE TABLE owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, life REAL NOT NULL, ends REAL NOT NULL)",
@@ -101,8 +101,8 @@ class Rows:
     def level(self, key: str, window: Window, now: float) -> Level | None:
         """See Table."""
         row = self._base.execute(
-            "SELECT count, before, at FROM levels WHERE key = ? AND kind = ? AND most = ? AND seconds = ? AND ends > ?",
-            (octets(key), _KINDS[type(window)], window.limit, window.seconds, now),
+            "SELECT count, before, at FROM levels WHERE key = ? AND kind = ? AND seconds = ? AND ends > ?",
+            (octets(key), _KINDS[type(window)], window.seconds, now),
         ).fetchone()
         return None if row is None else Level(*row)
 
@@ -110,8 +110,8 @@ class Rows:
         """See Table."""
         kind, end = _KINDS[type(window)], ends(window, level)
         self._base.execute(
-            "INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (octets(key), kind, window.limit, window.seconds, level.count, level.before, level.at, end),
+            "INSERT OR REPLACE INTO levels VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (octets(key), kind, window.seconds, level.count, level.before, level.at, end),
         )
 
     def places(self, key: str, now: float) -> int:

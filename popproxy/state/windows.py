@@ -1,6 +1,7 @@
 """What each window is in figures: three numbers that are moved to now, looked at, and added to.
 
-memory and sqlite compute here, redis in Lua; the conformance suite holds them equal.
+memory and sqlite compute here, redis in Lua; the conformance suite holds them equal. The numbers belong to a
+kind and a length, not to a limit: machines with another limit at the same key count together.
 
 A clock that goes back frees nothing: what is used stays used. A level that seems to come from more than one window
 ahead was written by a clock that was wrong: it counts as if it were of now, so that no window is closed for longer than
@@ -26,6 +27,11 @@ class Level:
     count: float = 0.0
     before: float = 0.0
     at: float = 0.0
+
+
+def same(window: Window, other: Window) -> bool:
+    """Whether both count the same: the limit does not matter."""
+    return type(window) is type(other) and window.seconds == other.seconds
 
 
 def moved(window: Window, level: Level | None, now: float) -> Level:
@@ -72,7 +78,7 @@ def added(level: Level, amount: int) -> Level:
 
 
 def ends(window: Window, level: Level) -> float:
-    """When ``level`` says nothing any more, seconds since the epoch."""
+    """When ``level`` says nothing any more, seconds since the epoch; by the limit of who writes it."""
     if isinstance(window, Fixed):
         return (level.at + 1) * window.seconds
     if isinstance(window, Sliding):

@@ -185,9 +185,36 @@ async def test_amounts_add_up(store: Space) -> None:
 
 
 @pytest.mark.asyncio
-async def test_another_window_at_a_key_begins_anew(store: Space) -> None:
+@pytest.mark.parametrize("kind", [Fixed, Sliding, TokenBucket])
+async def test_machines_with_different_limits_at_a_key_count_together(store: Space, kind: type[Window]) -> None:
+    """As while a config changes, machine by machine: else each of them would forget what the other has counted."""
+    old, new = kind(2, 86400), kind(3, 86400)
+    granted = [(await store.run(Spend("k", window))).granted for window in (old, new, old, new, old, new)]
+    assert granted == [True, True, False, True, False, False]
+    assert await used(store, "k", old) == await used(store, "k", new) == 3
+    # A limit that was lowered below what is used closes the window for no longer than its length.
+    step = Spend("k", kind(1, 86400))
+    room = (await store.run(step))[step]
+    assert (room.ok, room.used, room.limit) == (False, 3, 1)
+
+
+@pytest.mark.asyncio
+async def test_a_window_of_another_kind_or_length_at_a_key_begins_anew(store: Space) -> None:
     await store.run(Spend("k", HOUR, 3))
-    assert (await store.run(Spend("k", Fixed(4, 3600), 4))).granted
+    assert (await store.run(Spend("k", Fixed(3, 7200), 3))).granted
+    assert (await store.run(Spend("k", Sliding(3, 7200), 3))).granted
+    assert (await store.run(Spend("k", TokenBucket(3, 7200), 3))).granted
+
+
+@pytest.mark.asyncio
+async def test_what_a_higher_limit_let_in_ends_in_its_own_time(rig: Rig, store: Space) -> None:
+    """A bucket of one would need ten windows for it."""
+    await store.run(Spend("k", TokenBucket(10, 1.0), 10))
+    low = TokenBucket(1, 1.0)
+    refused = not (await store.run(Spend("k", low))).granted
+    assert refused or not rig.exact, "a server's second may be over by now"
+    await rig.move(1.1)
+    assert (await store.run(Spend("k", low))).granted
 
 
 @pytest.mark.asyncio

@@ -106,6 +106,8 @@ def runs(draw: st.DrawFn, known: Sequence[Window]) -> list[Step[Any]]:
 def stories(draw: st.DrawFn) -> list[tuple[float, list[Step[Any]], int]]:
     """Runs, how long after the one before each comes (also before it), and which outcome is released behind it."""
     known = draw(st.lists(windows, min_size=1, max_size=3))
+    # Also with another limit at the same key.
+    known += [type(window)(draw(st.integers(0, 9)), window.seconds) for window in known[:1]]
     pause = st.sampled_from([0.0, 1e-6, 0.1, 1.0, 30.0, 3600.0, -0.5, -90.0]) | st.floats(0, 1e5)
     return draw(st.lists(st.tuples(pause, runs(known), st.integers(-1, 9)), min_size=1, max_size=12))
 

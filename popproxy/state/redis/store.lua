@@ -74,7 +74,7 @@ if what ~= 'r' then
   return 'ok'
 end
 
--- Windows: a level is count, before, at. Kinds: 0 fixed, 1 sliding, 2 token bucket.
+-- Windows: a level is count, before, at, for a kind and a length whatever the limit. Kinds: 0 fixed, 1 sliding, 2 token bucket.
 
 local function period(seconds)
   local div = (now - fmod(now, seconds)) / seconds
@@ -100,8 +100,9 @@ local function moved(step)
   local count, before, at
   local stored = call('GET', step.key)
   if stored and #stored == 41 then
-    local kind, limit, seconds, c, b, a = unpacked('<Bddddd', stored)
-    if kind == step.kind and limit == step.limit and seconds == step.seconds and ends(step, c, a) > now then
+    -- By the limit of who wrote it, which may be another one than ours.
+    local kind, last, seconds, c, b, a = unpacked('<Bddddd', stored)
+    if kind == step.kind and seconds == step.seconds and last > now then
       count, before, at = c, b, a
     end
   end
@@ -277,8 +278,9 @@ for _, step in ipairs(steps) do
     local taken = step.amount > 0 and (step.mode == 2 or (granted and step.ok))
     if taken then
       step.count = step.count + step.amount
-      call('SET', step.key, pack('<Bddddd', step.kind, step.limit, step.seconds, step.count, step.before, step.at),
-        'PX', milliseconds(ends(step, step.count, step.at) - now))
+      local last = ends(step, step.count, step.at)
+      call('SET', step.key, pack('<Bddddd', step.kind, last, step.seconds, step.count, step.before, step.at),
+        'PX', milliseconds(last - now))
       step.used = shown(step, step.count, step.before, step.at)
     end
     result = pack('<Bdd', (step.ok and 1 or 0) + (taken and 2 or 0), step.used, step.wait)
