@@ -219,7 +219,8 @@ class Store(Protocol):
 
     def post(self, *steps: Step[Any]) -> None:
         """Do all ``steps``, and wait for nothing. While the store is down they are kept, within bounds, and done when
-        it is back; what had no room is counted as lost. No Lease can be posted (ValueError)."""
+        it is back; what had no room is counted as lost. When an answer got lost they may be done twice, which a Spend
+        shows: it never counts too little. No Lease can be posted (ValueError)."""
         ...
 
     def release(self, outcome: Outcome) -> None:

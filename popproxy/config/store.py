@@ -127,7 +127,8 @@ class Store(Model):
     timeout: Duration = Field(
         default=0.5,
         examples=["500ms"],
-        description="redis: time for a connection, and for an answer. A login waits no longer for the store.",
+        description="redis: time for a connection, and for an answer. A login waits for two of them at most, and for "
+        "none as soon as the store is known to be down.",
     )
     lease: Duration = Field(
         default=30.0,

@@ -164,6 +164,7 @@ QUEUED: Values = ("ok", "timeout", "full", "gone")
 SIDES: Values = ("client", "upstream")
 STORE_ERRORS: Values = (
     "unreachable", "timeout", "refused", "auth", "busy", "loading", "full", "read_only", "protocol", "broken", "fault",
+    "resting",
 )  # fmt: skip
 
 _MODE = enum("mode", *TLS_MODES)
@@ -327,8 +328,9 @@ _TABLE: tuple[Metric, ...] = (
         start={},
     ),
     Metric(
-        "store_errors", "counter", "Round trips to the store that failed, by what was wrong.", _STORE,
-        (enum("reason", *STORE_ERRORS, OTHER),), start={},
+        "store_errors", "counter",
+        "Round trips to the store that failed, by what was wrong; decisions that were not asked while it was resting.",
+        _STORE, (enum("reason", *STORE_ERRORS, OTHER),), start={},
     ),
     Metric("store_up", "gauge", "1 while the store answers.", _STORE, merge="min", start={}),
     Metric(

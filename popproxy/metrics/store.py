@@ -27,9 +27,9 @@ class StoreMeter:
         cell[bisect_left(STORE, seconds)] += 1
         cell[-1] += seconds
 
-    def failed(self, reason: str) -> None:
-        """The store did not answer (``reason`` of names.STORE_ERRORS)."""
-        self._errors[_ERROR[reason,]] += 1
+    def failed(self, reason: str, times: int = 1) -> None:
+        """The store did not answer, or was not asked (``reason`` of names.STORE_ERRORS)."""
+        self._errors[_ERROR[reason,]] += times
 
     def up(self, up: bool) -> None:
         """Whether it answers."""

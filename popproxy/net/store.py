@@ -51,6 +51,10 @@ class StoreWatch:
             self._down = self._clock()
             self._log.event("warning", "store_down", store=self._kind, reason=error.kind, detail=str(error))
 
+    def refused(self, kind: str, runs: int) -> None:
+        """See Watch."""
+        self._meter.failed(kind, runs)
+
     def lost(self, posts: int) -> None:
         """See Watch."""
         self._meter.lost(posts)

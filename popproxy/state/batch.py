@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from random import uniform
 from secrets import token_hex
 from typing import Any, Protocol
 
@@ -20,13 +21,15 @@ from popproxy.state.holding import Holding
 
 _LARGEST = 500
 """Runs in one batch, and as many posts: what a batch may cost is bounded."""
+_RUNS = 10_000
+"""Runs that may wait: behind so many a store is slower than what is asked of it, and one more would wait in vain."""
 _POSTS = 10_000
 """Posts that are kept while the store is down."""
 _DOUBTS = 50_000
 """Keys in doubt; with more it is cheaper to begin again as another owner, and to let the store forget this one."""
 _FIRST_REST, _LONGEST_REST = 0.05, 1.0
-"""Seconds. From the second failure in a row the store rests, and is tried at the end of each rest: nobody waits for it
-until it has done a batch. To try one that hangs takes a time-out."""
+"""Seconds, shortened by up to a half by chance, lest all workers come back at once. From the second failure on the
+store rests until it has answered: nobody waits for it, and a batch without runs tries it after each rest."""
 _GOODBYE = 3.0
 """Seconds that close() takes at most to tell the store."""
 
@@ -46,6 +49,10 @@ class Watch(Protocol):
         """A batch failed."""
         ...
 
+    def refused(self, kind: str, runs: int) -> None:
+        """So many runs were not asked at all: the store is ``resting``, or ``busy`` with those that wait."""
+        ...
+
     def lost(self, posts: int) -> None:
         """So many posts will never be done."""
         ...
@@ -61,6 +68,9 @@ class Unwatched:
         """See Watch."""
 
     def failed(self, error: StoreFailed) -> None:
+        """See Watch."""
+
+    def refused(self, kind: str, runs: int) -> None:
         """See Watch."""
 
     def lost(self, posts: int) -> None:
@@ -92,12 +102,14 @@ class Batch:
     """What ``perform`` does, in this order: count ``owner`` as alive; set how many places it holds at each key of
     ``settle``, 0 for none; then each of ``jobs`` by itself. ``leaving``: the owner goes and holds nothing any more.
 
-    An owner that the store does not know, or knows as dead, is made known first with ``Holding.everything()``."""
+    An owner that the store does not know, or knows as dead, is made known first with ``Holding.everything()``.
+    ``trial``: the batch before failed; this one writes in any case, or it would not show that the store is back."""
 
     owner: str
     settle: dict[str, int] = field(default_factory=dict[str, int])
     jobs: list[Job] = field(default_factory=list[Job])
     leaving: bool = False
+    trial: bool = False
 
 
 Perform = Callable[[Batch], Awaitable[Sequence[Done]]]
@@ -112,7 +124,7 @@ class Batcher:
         self._perform = perform
         self._holding = holding
         self._watch = watch
-        self._owner = token_hex(8)
+        self._owner = ""
         self._beat = beat
         self._most = posts
         self._runs: deque[Job] = deque()
@@ -130,6 +142,8 @@ class Batcher:
 
     def open(self) -> None:
         """Begin, on the running loop; the first batch is tried at once."""
+        # Not when it was made: of two processes that a fork made of one, each is an owner.
+        self._owner = token_hex(8)
         self._wake.set()
         self._task = asyncio.get_running_loop().create_task(self._work())
 
@@ -160,7 +174,12 @@ class Batcher:
         if self._closed:
             raise StoreFailed("the store is closed", "closed")
         if self._failures > 1:
-            raise self._resting()
+            # Also while it is tried: a store that hangs would have everybody wait for the end of that.
+            self._watch.refused("resting", 1)
+            raise self._rests()
+        if len(self._runs) >= _RUNS:
+            self._watch.refused("busy", 1)
+            raise StoreFailed(f"the store is too slow: {_RUNS} wait for it", "busy")
         job = Job(space, steps, loop.create_future(), loop.time())
         self._runs.append(job)
         self._wake.set()
@@ -221,7 +240,7 @@ class Batcher:
             job = self._runs.popleft()
             if job.waiter is not None and not job.waiter.done():
                 jobs.append(job)
-        return Batch(self._owner, self._holding.settle(), jobs, leaving)
+        return Batch(self._owner, self._holding.settle(), jobs, leaving, self._failures > 0)
 
     async def _once(self, batch: Batch) -> bool:
         """Do ``batch``. Gives whether it was done."""
@@ -265,7 +284,7 @@ class Batcher:
         self._failures += 1
         self._failure = str(error)
         self._up = False
-        rest = min(_LONGEST_REST, _FIRST_REST * 2 ** min(self._failures - 1, 10))
+        rest = min(_LONGEST_REST, _FIRST_REST * 2 ** min(self._failures - 1, 10)) * uniform(0.5, 1.0)
         now = asyncio.get_running_loop().time()
         self._rests_until, self._doubt_due = now + rest, now + self._beat
         leases = {job.space + step.key for job in batch.jobs for step in job.steps if isinstance(step, Lease)}
@@ -280,11 +299,13 @@ class Batcher:
         self._watch.failed(error)
         self._end(batch.jobs, error)
         if self._failures > 1:
-            # They came while it was tried, and would wait for one time-out more.
-            self._end(self._runs, self._resting())
+            waiting = [job for job in self._runs if job.waiter is not None and not job.waiter.done()]
             self._runs.clear()
+            self._end(waiting, self._rests())
+            if waiting:
+                self._watch.refused("resting", len(waiting))
 
-    def _resting(self) -> StoreFailed:
+    def _rests(self) -> StoreFailed:
         return StoreFailed(f"the store rests after a failure: {self._failure}", "resting")
 
     def _end(self, jobs: Sequence[Job] | deque[Job], error: StoreFailed) -> None:

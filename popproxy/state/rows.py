@@ -45,14 +45,14 @@ class Rows:
         self._life = life
         self._owner = 0
 
-    def beat(self, now: float) -> bool:
-        """Let the owner live on; False when it is unknown or dead."""
+    def beat(self, now: float, write: bool = False) -> bool:
+        """Let the owner live on; False when it is unknown or dead. ``write`` in any case."""
         row = self._base.execute("SELECT id, ends FROM owners WHERE name = ?", (self._name,)).fetchone()
         if row is None or row[1] <= now:
             return False
         self._owner = row[0]
         # Not with every batch: one that only reads writes nothing.
-        if row[1] - now < 0.9 * self._life:
+        if write or row[1] - now < 0.9 * self._life:
             self._base.execute("UPDATE owners SET ends = ? WHERE id = ?", (now + self._life, self._owner))
         return True
 

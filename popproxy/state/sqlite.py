@@ -171,7 +171,7 @@ class _Base:
         self._begin(base)
         now = self._now(base)
         rows = Rows(base, batch.owner, self._lease)
-        if not rows.beat(now):
+        if not rows.beat(now, batch.trial):
             if everything is None:
                 base.execute("ROLLBACK")
                 return None

@@ -15,6 +15,7 @@ import pytest
 import trustme
 
 from popproxy.api.store import Fixed, Get, Lease, Mark, Outcome, Put, Sliding, Spend, StoreFailed, TokenBucket
+from popproxy.state import batch
 from popproxy.state.redis.plan import RedisPlan, Tls, read_url
 from popproxy.state.redis.store import RedisStore
 from popproxy.state.space import Space
@@ -34,6 +35,7 @@ class Notes:
     texts: list[str] = field(default_factory=list)
     ups: int = 0
     posts: int = 0
+    unasked: int = 0
 
     def took(self, seconds: float) -> None:
         assert seconds >= 0
@@ -44,6 +46,9 @@ class Notes:
     def failed(self, error: StoreFailed) -> None:
         self.kinds.append(error.kind)
         self.texts.append(str(error))
+
+    def refused(self, kind: str, runs: int) -> None:
+        self.unasked += runs
 
     def lost(self, posts: int) -> None:
         self.posts += posts
@@ -258,21 +263,52 @@ async def test_a_server_that_hangs_fails_runs_fast_and_goes_on(tmp_path: Path) -
                 *(ours.space.run(Lease("l", 5), Put("p", b"", 9)) for _ in range(3)), return_exceptions=True
             )
             assert [type(one) for one in lost] == [StoreFailed] * 3
-            assert ours.notes.kinds[-1:] == ["timeout"]
-            with pytest.raises(StoreFailed):
-                await ours.works()
-            for _ in range(1000):
-                # Nobody waits for a server that is down, also not while it is tried.
+            while len(ours.notes.kinds) < 2:
+                with pytest.raises(StoreFailed):
+                    await ours.works()
+            assert ours.notes.kinds[:2] == ["timeout"] * 2
+            # A thousand logins a second: from then on nobody waits, also while the store is tried.
+            unasked, tried = ours.notes.unasked, len(ours.notes.kinds)
+            asked = 0
+            while asked < 1000 or len(ours.notes.kinds) < tried + 2:
                 task = asyncio.ensure_future(ours.space.run(Get("x")))
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
                 assert task.done()
                 assert task.exception().kind == "resting"  # type: ignore[union-attr]
+                asked += 1
+            assert ours.notes.unasked == unasked + asked
             redis.go_on()
             await ours.until(ours.works)
             # What was on its way when the connection broke was not counted, or is not any more.
             assert await ours.places("l") == 1
             ours.space.release(held)
             assert await ours.places("l") == 0
+
+
+@pytest.mark.asyncio
+async def test_a_worker_with_too_much_in_doubt_is_forgotten_by_its_old_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the connection held all the time: the epoch is still the same."""
+    monkeypatch.setattr(batch, "_DOUBTS", 2)
+    with server() as redis:
+        async with worker(plan(tcp(redis), lease=4.0)) as ours:
+            kept = await ours.space.run(Lease("kept", 9))
+            held = await ours.space.run(*(Lease(f"l{number}", 9) for number in range(3)))
+            await redis.say("ACL", "SETUSER", "default", "-evalsha")
+            ours.space.release(held)
+            await ours.fails("auth")
+            await redis.say("ACL", "SETUSER", "default", "+evalsha")
+
+            async def forgotten() -> bool:
+                return [await ours.places(f"l{number}") for number in range(3)] == [0, 0, 0]
+
+            await ours.until(forgotten)
+            await ours.until(lambda: holds(ours, "kept", 1))
+            ours.space.release(kept)
+            assert await ours.places("kept") == 0
+
+
+async def holds(ours: Worker, key: str, number: int) -> bool:
+    return await ours.places(key) == number
 
 
 @pytest.mark.asyncio
@@ -283,6 +319,13 @@ async def test_full_loading_and_replica() -> None:
             await ours.works()
             await redis.say("CONFIG", "SET", "maxmemory", "1")
             await ours.fails("full")
+            ups, failures = ours.notes.ups, len(ours.notes.kinds)
+
+            async def failed_again() -> bool:
+                return len(ours.notes.kinds) > failures + 3 or not await ours.works()
+
+            await ours.until(failed_again)
+            assert ours.notes.ups == ups, "a batch that asks nothing does not show that it is back"
             await redis.say("CONFIG", "SET", "maxmemory", "0")
             await ours.until(ours.works)
             await redis.say("REPLICAOF", "127.0.0.1", str(other.port))

@@ -52,6 +52,9 @@ class Notes:
     def failed(self, error: StoreFailed) -> None:
         self.notes.append(f"failed {error.kind}")
 
+    def refused(self, kind: str, runs: int) -> None:
+        self.notes.append(f"refused {kind} {runs}")
+
     def lost(self, posts: int) -> None:
         self.notes.append(f"lost {posts}")
 
@@ -191,6 +194,89 @@ async def test_nobody_waits_while_a_store_that_failed_twice_is_tried() -> None:
         rig.server.free.set()
         await until(lambda: rig.notes.notes[-1] == "up")
         await rig.ask("5")
+
+
+@pytest.mark.asyncio
+async def test_nobody_waits_for_a_store_that_hangs_while_it_is_tried() -> None:
+    async with Rig() as rig:
+        rig.server.fault = StoreFailed("silent", "timeout")
+        for _ in range(2):
+            with pytest.raises(StoreFailed, match="silent"):
+                await rig.ask("1")
+        rig.server.free.clear()
+        before = len(rig.server.batches)
+        await until(lambda: len(rig.server.batches) > before)
+        # The rest is over, and the batch that tries has no answer yet.
+        for _ in range(3):
+            late = rig.ask("late")
+            await turns()
+            assert late.done()
+            with pytest.raises(StoreFailed, match="rests") as caught:
+                await late
+            assert caught.value.kind == "resting"
+        assert rig.server.jobs() == [["1"], ["1"]], "who tries has no run"
+        assert rig.notes.notes[-3:] == ["refused resting 1"] * 3
+        rig.server.fault = None
+        rig.server.free.set()
+        await until(lambda: rig.notes.notes[-1] == "up")
+        await rig.ask("2")
+
+
+@pytest.mark.asyncio
+async def test_who_waits_at_the_second_failure_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_LARGEST", 1)
+    async with Rig() as rig:
+        rig.server.free.clear()
+        rig.server.fault = StoreFailed("silent", "timeout")
+        asked = [rig.ask(str(number)) for number in range(5)]
+        await turns()
+        asked[3].cancel()
+        rig.server.free.set()
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        assert [one.kind for one in outcomes if isinstance(one, StoreFailed)] == ["timeout"] * 2 + ["resting"] * 2
+        assert rig.server.jobs() == [["0"], ["1"]]
+        assert rig.notes.notes == ["up", "failed timeout", "failed timeout", "refused resting 2"]
+
+
+@pytest.mark.asyncio
+async def test_so_many_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_RUNS", 2)
+    async with Rig() as rig:
+        rig.server.free.clear()
+        first = rig.ask("under way")
+        await turns()
+        others = [rig.ask("1"), rig.ask("2")]
+        await turns()
+        with pytest.raises(StoreFailed, match="2 wait for it") as caught:
+            await rig.ask("3")
+        assert caught.value.kind == "busy" and rig.notes.notes[-1] == "refused busy 1"
+        rig.server.free.set()
+        await asyncio.gather(first, *others)
+        await rig.ask("4")
+
+
+@pytest.mark.asyncio
+async def test_rests_differ_lest_all_workers_come_back_at_once() -> None:
+    rests = set()
+    for _ in range(20):
+        rig = Rig()
+        rig.batcher._failed(Batch("owner"), StoreFailed("gone"))
+        rests.add(rig.batcher._rests_until - asyncio.get_running_loop().time())
+    assert max(rests) <= room._FIRST_REST
+    assert max(rests) - min(rests) > room._FIRST_REST / 20, "twenty by chance"
+
+
+@pytest.mark.asyncio
+async def test_a_batch_behind_a_failure_is_a_trial() -> None:
+    async with Rig() as rig:
+        await rig.ask("1")
+        rig.server.fault = StoreFailed("gone")
+        with pytest.raises(StoreFailed):
+            await rig.ask("2")
+        rig.server.fault = None
+        await until(lambda: rig.notes.notes[-1] == "up")
+        await rig.ask("3")
+        assert [batch.trial for batch in rig.server.batches] == [False, False, False, True, False]
 
 
 @pytest.mark.asyncio

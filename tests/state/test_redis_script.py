@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -40,6 +41,7 @@ class Pair:
     def __init__(self, runner: asyncio.Runner, redis: Redis) -> None:
         self.runner = runner
         plan = RedisPlan(read_url(f"unix://{redis.socket}"), prefix="test", timeout=20, lease=1e9)
+        self.plan = plan
         self.redis = RedisStore(plan)
         self.memory = MemoryStore(lambda: self.now)
         self.now = NOW
@@ -145,3 +147,33 @@ async def compare(pair: Pair, story: list[tuple[float, list[Step[Any]], int]]) -
     for theirs_held, ours_held in tickets:
         pair.redis.release(theirs_held)
         pair.memory.release(ours_held)
+
+
+def test_a_clock_that_goes_back_lets_a_dead_owner_live_no_longer_than_its_lease(pair: Pair) -> None:
+    pair.runner.run(go_back(pair))
+
+
+async def go_back(pair: Pair) -> None:
+    async def another() -> RedisStore:
+        store = RedisStore(replace(pair.plan, lease=30.0))
+        await store.open()
+        return store
+
+    async def places(store: RedisStore) -> int:
+        step = Lease("k", 0, "soft")
+        return int((await store.run("back:", [step]))[step].used)
+
+    await pair.set(NOW + 86400)
+    dead = await another()
+    await dead.run("back:", [Lease("k", 9)])
+    task = dead._batcher._task
+    assert task is not None
+    task.cancel()
+    await asyncio.wait({task})
+    await dead._link.drop()
+    await pair.set(NOW)
+    store = await another()
+    assert await places(store) == 1
+    await pair.set(NOW + 31)
+    assert await places(store) == 0
+    await store.close()

@@ -231,6 +231,53 @@ async def test_a_file_that_may_not_be_written_fails_and_comes_back(tmp_path: Pat
 
 
 @pytest.mark.asyncio
+async def test_a_full_disk_is_not_taken_for_back_by_what_has_nothing_to_write(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, os, resource
+from pathlib import Path
+from popproxy.api.store import Put, StoreFailed
+from popproxy.state.batch import Unwatched
+from popproxy.state.space import Space
+from popproxy.state.sqlite import SqliteStore
+path = {str(tmp_path / "store.db")!r}
+class Seen(Unwatched):
+    ups = failures = 0
+    def up(self):
+        self.ups += 1
+    def failed(self, error):
+        self.failures += 1
+async def until(store, right):
+    async with asyncio.timeout(60):
+        while not right():
+            try:
+                await store.run(Put("v", b"x", 100))
+            except StoreFailed:
+                pass
+            await asyncio.sleep(0.01)
+async def main():
+    seen = Seen()
+    backend, other = SqliteStore(Path(path), watch=seen), SqliteStore(Path(path))
+    await backend.open()
+    await other.open()  # as long as it is open the log stays
+    store = Space(backend, "test")
+    for one in (store, Space(other, "test")):
+        await one.run(Put("v", b"x", 100))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(path + "-wal").st_size, resource.RLIM_INFINITY))
+    await until(store, lambda: seen.failures > 5)
+    print(seen.ups)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await until(store, lambda: seen.ups > 1)
+    await backend.close()
+    await other.close()
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert said == b"1\n", "up once, before the disk was full"
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("names", [("",), ("-wal",), ("", "-wal", "-shm")], ids=["file", "log", "all"])
 async def test_a_file_that_was_deleted_is_made_anew_and_told_what_is_held(
     tmp_path: Path, names: tuple[str, ...]
@@ -413,3 +460,37 @@ if child:
     async with opened(tmp_path / "store.db") as (store, _):
         look = Spend("w", Fixed(10**6, 86400), 0)
         assert (await store.run(look))[look].used == 100
+
+
+@pytest.mark.asyncio
+async def test_workers_that_a_fork_made_of_one_hold_places_of_their_own(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, os
+from pathlib import Path
+from popproxy.api.store import Get, Lease
+from popproxy.state.space import Space
+from popproxy.state.sqlite import SqliteStore
+async def main(backend, mine, theirs):
+    await backend.open()
+    store = Space(backend, "test")
+    held = [await store.run(Lease("k", 20)) for _ in range(6)]
+    store.release(held[0])
+    await store.run(Get("x"))
+    os.write(theirs, b"x")
+    await asyncio.get_running_loop().run_in_executor(None, os.read, mine, 1)
+    look = Lease("k", 0, "soft")
+    print((await store.run(look))[look].used, flush=True)
+    os.write(theirs, b"x")
+    await asyncio.get_running_loop().run_in_executor(None, os.read, mine, 1)
+    await backend.close()
+backend = SqliteStore(Path({str(tmp_path / "store.db")!r}), busy=30.0)
+(one, first), (two, second) = os.pipe(), os.pipe()
+child = os.fork()
+asyncio.run(main(backend, *((one, second) if child else (two, first))))
+if child:
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    assert said.split() == [b"10", b"10"]

@@ -1,7 +1,7 @@
 -- What popproxy asks of Redis or Valkey: one script, so that either all of it is known to a server or none.
 --
--- KEYS[1] is the hash of owners: owner -> the end of its lease by this clock, and its epoch. The other keys follow in the
--- order in which they are used. ARGV[1] is what to do (a letter), ARGV[2] the owner, ARGV[3] its epoch.
+-- KEYS[1] is the hash of owners: owner -> the end of its lease by this clock, its epoch, and the length of the lease. The
+-- other keys follow in the order in which they are used. ARGV[1] is what to do (a letter), ARGV[2] the owner, ARGV[3] its epoch.
 --   "r": ARGV[4] holds the steps, packed by codec.py; KEYS are their keys. Returns the results, packed.
 --   "k", "b", "s", "g": make the owner known, count it as alive, only tell what it holds, let it go. ARGV[4] is the length
 --        of a lease in seconds, ARGV[5] that of a key of leases in milliseconds, then how many places the owner holds at
@@ -27,7 +27,7 @@ end
 local function standing(owner)  -- the end and the epoch of an owner, nothing when it is unknown
   local record = call('HGET', owners, owner)
   if record then
-    return unpacked('<dd', record)
+    return unpacked('<ddd', record)
   end
 end
 
@@ -62,11 +62,15 @@ if what ~= 'r' then
     call('HDEL', owners, me)
   elseif what ~= 's' then
     local lease = tonumber(ARGV[4])
-    call('HSET', owners, me, pack('<dd', now + lease, epoch))
+    call('HSET', owners, me, pack('<ddd', now + lease, epoch, lease))
     local all = call('HGETALL', owners)
     for i = 1, #all, 2 do
-      if (unpacked('<d', all[i + 1])) <= now then
+      local last, number, length = unpacked('<ddd', all[i + 1])
+      if last <= now then
         call('HDEL', owners, all[i])
+      elseif last > now + length then
+        -- A clock that went back lets nobody live on for longer than a lease.
+        call('HSET', owners, all[i], pack('<ddd', now + length, number, length))
       end
     end
     call('PEXPIRE', owners, milliseconds(lease * 2))

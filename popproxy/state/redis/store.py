@@ -12,7 +12,6 @@ from hashlib import sha1
 from heapq import nsmallest
 from math import ceil
 from pathlib import Path
-from secrets import token_hex
 from struct import error as BadReply
 from typing import Any
 
@@ -46,7 +45,7 @@ class RedisStore:
         self._plan = plan
         self._names = Names(plan.prefix)
         self._link = Link(plan)
-        self._owner = token_hex(8)
+        self._owner = ""
         self._holding = Holding()
         self._batcher = Batcher(self._perform, self._holding, watch or Unwatched(), plan.lease / _BEATS)
         self._life = plan.lease * _LIFE
@@ -108,6 +107,8 @@ class RedisStore:
 
     async def _perform(self, batch: Batch) -> Sequence[Done]:
         """See batch.Perform."""
+        if batch.owner != self._owner:
+            self._owner, self._known = batch.owner, 0
         jobs = batch.jobs
         done: list[Done | None] = [None] * len(jobs)
         taken: Counter[str] = Counter()
@@ -150,7 +151,7 @@ class RedisStore:
         """What is told before the jobs: everything to a server that does not know us by this connection, else what is
         in doubt, and now and then a part of the rest, so that its keys live on."""
         now = asyncio.get_running_loop().time()
-        due = now - self._beaten >= self._plan.lease / _BEATS / 2
+        due = batch.trial or now - self._beaten >= self._plan.lease / _BEATS / 2
         counts = dict(batch.settle)
         if self._known != self._link.epoch:
             counts.update(dict.fromkeys(counts, 0))
