@@ -140,6 +140,10 @@ class Fleet:
         """SIGKILL for this one; it is no longer of the fleet."""
         self.proxies.pop(number).kill()
 
+    def stop(self, number: int) -> None:
+        """SIGTERM for this one, and wait for its end; it is no longer of the fleet."""
+        self.proxies.pop(number).daemon.stop()
+
     def metric(self, start: str) -> float:
         """The sum over all processes."""
         return sum(one.metric(start) for one in self.proxies)

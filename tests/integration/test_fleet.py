@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,13 @@ from tests.integration.reading import url
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module", params=["redis", "redis_tls", "redis_unix", "sqlite"])
+STORES = ("redis", "sqlite", "redis_tls", "redis_unix")
+IN_EACH = pytest.mark.parametrize("ours", STORES, indirect=True)
+IN_BOTH = pytest.mark.parametrize("ours", STORES[:2], indirect=True)
+"""Where the way to the store is not what it is about."""
+
+
+@pytest.fixture(scope="module")
 def ours(
     request: pytest.FixtureRequest,
     need: Need,
@@ -61,6 +68,7 @@ def ours(
         yield running
 
 
+@IN_EACH
 def test_sessions_of_a_user_are_counted_in_all(ours: Fleet, dovecot: Dovecot) -> None:
     account, other = dovecot.account(PLAIN), dovecot.account(PLAIN)
     with ExitStack() as sessions:
@@ -76,6 +84,7 @@ def test_sessions_of_a_user_are_counted_in_all(ours: Fleet, dovecot: Dovecot) ->
     assert ours.metric('popproxy_auth_attempts_total{listener="clear",mechanism="USER",result="rate_limited"') > 0
 
 
+@IN_EACH
 def test_places_of_a_killed_process_are_given_back(ours: Fleet, dovecot: Dovecot) -> None:
     account = dovecot.account(PLAIN)
     with ExitStack() as sessions:
@@ -93,6 +102,51 @@ def test_places_of_a_killed_process_are_given_back(ours: Fleet, dovecot: Dovecot
             assert tried(proxy, account, OPEN) == FULL
 
 
+@IN_EACH
+def test_places_of_a_stopped_process_are_given_back_at_once(ours: Fleet, dovecot: Dovecot) -> None:
+    account = dovecot.account(PLAIN)
+    with ExitStack() as sessions:
+        for _ in range(3):
+            sessions.enter_context(inside(ours[-1], account, OPEN))
+        assert tried(ours[0], account, OPEN) == FULL
+        ours.stop(-1)
+        assert tried(ours[0], account, OPEN).startswith(b"+OK")
+        ours.add()
+
+
+def takes_connections(proxy: Proxy) -> bool:
+    with connected(proxy, OPEN) as client:
+        return client.greeting.startswith(b"+OK")
+
+
+@IN_BOTH
+def test_a_process_that_hung_finds_its_places_taken_and_its_sessions_there(ours: Fleet, dovecot: Dovecot) -> None:
+    account = dovecot.account(PLAIN)
+    hung = ours[-1].daemon.process
+    with ExitStack() as sessions, ExitStack() as taken:
+        theirs = [sessions.enter_context(inside(ours[-1], account, OPEN)) for _ in range(3)]
+        hung.send_signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: tried(ours[0], account, OPEN) != FULL, "places of a process that hangs")
+            for _ in range(3):
+                taken.enter_context(inside(ours[0], account, OPEN))
+            assert tried(ours[0], account, OPEN) == FULL
+        finally:
+            hung.send_signal(signal.SIGCONT)
+        for client in theirs:
+            assert client.single(b"STAT").startswith(b"+OK 2 ")
+        # A loop that was late sheds new connections first.
+        eventually(lambda: takes_connections(ours[-1]), "a greeting")
+        assert tried(ours[-1], account, OPEN) == FULL
+        taken.close()
+        # As soon as it has been heard again, its three are all there is room for.
+        assert tried(ours[-1], account, OPEN) == FULL
+        assert tried(ours[0], account, OPEN) == FULL
+        assert theirs[0].single(b"QUIT").startswith(b"+OK")
+        eventually(lambda: tried(ours[0], account, OPEN) != FULL, "one place")
+
+
+@IN_EACH
 def test_time_between_logins_is_kept_by_all(ours: Fleet, dovecot: Dovecot) -> None:
     account = dovecot.account(PLAIN)
     assert tried(ours[0], account, POLLING).startswith(b"+OK")
@@ -100,6 +154,7 @@ def test_time_between_logins_is_kept_by_all(ours: Fleet, dovecot: Dovecot) -> No
         assert tried(proxy, account, POLLING).startswith(b"-ERR [LOGIN-DELAY] ")
 
 
+@IN_BOTH
 def test_octets_of_the_day_are_counted_by_all(ours: Fleet, dovecot: Dovecot) -> None:
     account = dovecot.account(LARGE)
     before = len(ours[0].sessions())
@@ -130,6 +185,7 @@ def all_at_once(ours: Fleet, tries: list[tuple[Account, str]]) -> Counter[bytes]
     return Counter(b"+OK" if reply.startswith(b"+OK") else reply for reply in replies)
 
 
+@IN_EACH
 def test_so_many_of_those_who_come_at_once_and_not_one_more(ours: Fleet, dovecot: Dovecot) -> None:
     often = dovecot.account(PLAIN)
     code = b"-ERR [LOGIN-DELAY] Too many logins, try again later\r\n"
@@ -144,6 +200,7 @@ def test_so_many_of_those_who_come_at_once_and_not_one_more(ours: Fleet, dovecot
     assert ours.metric(denied) - before == 7
 
 
+@IN_BOTH
 def test_who_guesses_at_one_is_refused_by_all_and_a_known_user_by_none(ours: Fleet, dovecot: Dovecot) -> None:
     victim, other = dovecot.account(PLAIN), dovecot.account(PLAIN)
     guesses = [Account(victim.user, b"guess-%d-at-a-password" % number) for number in range(8)]
