@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -39,6 +39,9 @@ def before(rules: Rules, facts: Facts, shown: Capabilities) -> Capabilities:
 
 def behind(settings: Settings, shown: Capabilities) -> Capabilities:
     """The list of a user who is logged in."""
+    mechanisms = settings.mechanisms
+    if mechanisms is not None:
+        shown = _without(shown, lambda name: name not in mechanisms.value)
     commands = settings.commands
     if commands is not None:
         shown = shown.without(*(name for name in OPTIONAL if not commands.value.permits(name.decode("ascii"))))
@@ -57,10 +60,15 @@ def _logins(rules: Rules, facts: Facts, shown: Capabilities) -> Capabilities:
         found = replace(facts, mechanism=mechanism)
         return admission.denied(decide(rules, found).enforced, Look(found, rules.groups)) is not None
 
+    return _without(shown, useless)
+
+
+def _without(shown: Capabilities, useless: Callable[[str], bool]) -> Capabilities:
+    """Without the mechanisms that are ``useless``."""
     if b"USER" in shown and useless("USER"):
         shown = shown.without(b"USER")
     if b"SASL" in shown:
-        kept = [name for name in shown.parameters(b"SASL") if not useless(name.decode("ascii", "replace"))]
+        kept = [name for name in shown.parameters(b"SASL") if not useless(name.decode("ascii", "replace").upper())]
         shown = shown.with_(b"SASL", *kept) if kept else shown.without(b"SASL")
     return shown
 

@@ -91,6 +91,13 @@ def test_denied_commands_are_not_announced() -> None:
     assert one(shown(some, some.enter("ann")), "UIDL") == "UIDL"
 
 
+def test_mechanisms_that_are_denied_to_the_user_are_not_announced_behind_the_login() -> None:
+    rig = Rig({"name": "tokens", "when": {"user": ["joe"]}, "mechanisms": ["OAUTHBEARER"]})
+    lines = shown(rig, rig.enter("joe", mechanism="OAUTHBEARER"))
+    assert (one(lines, "USER"), one(lines, "SASL")) == (None, "SASL OAUTHBEARER")
+    assert one(shown(rig, rig.enter("ann")), "SASL") == "SASL PLAIN LOGIN OAUTHBEARER"
+
+
 def test_mechanisms_that_are_denied_to_everybody_are_not_announced() -> None:
     rig = Rig({"name": "tokens", "mechanisms": ["OAUTHBEARER"]})
     lines = shown(rig, rig.session())
