@@ -26,6 +26,7 @@ from popproxy_plugins.policy.kinds import (
     Tls,
     command,
     country,
+    domain,
     logins,
     mechanism,
 )
@@ -80,6 +81,11 @@ class Condition(PluginConfig):
     @classmethod
     def _are_countries(cls, names: Words | None) -> Words | None:
         return names and tuple(country(name) for name in names)
+
+    @field_validator("domain")
+    @classmethod
+    def _are_domains(cls, names: Words | None) -> Words | None:
+        return names and tuple(domain(name) for name in names)
 
     @field_validator("mechanism")
     @classmethod
@@ -310,6 +316,11 @@ def contradictions(rule: Rule) -> Iterator[str]:
     refusing = {point for point in set_ - _SILENT if given[point] not in ("allow", "keep")}
     if (rule.text is not None or rule.code is not None) and not refusing:
         yield "text and code are of no use, the rule refuses nothing: write rules without them, or what is refused"
+    if rule.code is not None and not refusing & _AT_LOGIN:
+        yield "code is for refused logins, and the rule refuses none: write the rule without code"
+    if rule.store_failure == "closed" and not set_ & _STORED:
+        counted = ", ".join(point for point in POINTS if point in _STORED)
+        yield f"store_failure is of no use, the rule sets none of {counted}: write one of them, or no store_failure"
     if {"dele", "leave_on_server"} <= set(given) and rule.dele != "allow":
         yield f'dele = "{rule.dele}" lets no message go, however old: write dele or leave_on_server, not both'
     if isinstance(rule.commands, Commands) and not rule.commands.permits("DELE") and {"dele", "leave_on_server"} & set_:
@@ -324,6 +335,10 @@ def contradictions(rule: Rule) -> Iterator[str]:
 
 _SILENT = {"expire", "hide_older", "hide_larger", "rate", "user_rate"}
 """What is set without ever refusing anything."""
+_STORED = {point for point in POINTS if point.startswith("sessions_")} | {"login_delay", "logins", "octets_per_day"}
+"""What is counted in the store."""
+_AT_LOGIN = _STORED | {"login", "networks", "countries", "hours", "tls", "mechanisms"}
+"""What refuses a login."""
 
 
 def _covers(wide: Any, narrow: Any) -> bool:

@@ -70,6 +70,16 @@ def country(name: str) -> str:
     return name.upper()
 
 
+def domain(name: str) -> str:
+    """The domain as it is. Raises ValueError for what can stand behind no ``@``, or is a glob."""
+    bare = name.rpartition("@")[2]
+    if re.search(r"[*?\[]", bare):
+        raise ValueError(f'{name!r} is a pattern, which domain does not take: write user = ["*@{bare}"] instead')
+    if bare != name or not name.strip():
+        raise ValueError(f"{name!r} is no domain: write {(bare.strip() or 'example.com')!r}, what stands behind the @")
+    return name
+
+
 def mechanism(name: str) -> str:
     """The mechanism in upper case. Raises ValueError for one by which nobody can log in here."""
     if name.upper() not in LOGIN_MECHANISMS:

@@ -63,7 +63,12 @@ def wrong(rule: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
         ({"text": "two\r\nlines", "login": "deny"}, "text", "cannot be sent in a status line: write at most 200"),
         ({"wen": {}}, "wen", "unknown key; did you mean when?"),
         ({"when": {"users": ["ann"]}}, "when.users", "unknown key; did you mean user?"),
+        ({"when": {"domain": ["@a.example"]}}, "when.domain", "'@a.example' is no domain: write 'a.example', what"),
+        ({"when": {"domain": ["*.a"]}}, "when.domain", 'a pattern, which domain does not take: write user = ["*@*.a"]'),
+        ({"when": {"domain": [""]}}, "when.domain", "'' is no domain: write 'example.com'"),
         # Contradictions
+        ({"code": "IN-USE", "dele": "refuse"}, "", "code is for refused logins, and the rule refuses none: write"),
+        ({"store_failure": "closed", "login": "deny"}, "", "store_failure is of no use, the rule sets none of"),
         ({"login": "deny", "rate": 5}, "", 'has no use for rate: write login = "deny" alone'),
         ({"rate": 5, "text": "slow"}, "", "text and code are of no use, the rule refuses nothing: write"),
         ({"login": "allow", "code": "IN-USE"}, "", "text and code are of no use"),
