@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from popproxy.api import Code, Lease, Room, Sliding, Spend, TokenBucket
+from popproxy_plugins.clients import folded
 from popproxy_plugins.policy.decide import Decided, Decision, Settings
 from popproxy_plugins.policy.kinds import Logins
 from popproxy_plugins.policy.match import Address
@@ -69,7 +70,7 @@ class Claim:
 
 def who(user: str, address: Address | None) -> Who:
     """Keys of a user (as plugins have the name: with surrogates for octets that are no UTF-8) and an address."""
-    name = user.casefold().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = folded(user).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     _, at, domain = name.rpartition("@")
     return Who(_short(name), _short(domain) if at else "", "" if address is None else str(address))
 

@@ -14,6 +14,7 @@ from fnmatch import translate
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from popproxy.api import Network, SessionView
+from popproxy_plugins.clients import folded
 from popproxy_plugins.policy.config import Condition
 from popproxy_plugins.policy.hours import Hours, hours
 from popproxy_plugins.policy.kinds import TLS_VERSIONS, UNKNOWN
@@ -75,7 +76,7 @@ class Names:
     __slots__ = ("_globs", "domains", "exact")
 
     def __init__(self, globs: Iterable[str]) -> None:
-        names = [glob.casefold() for glob in globs]
+        names = [folded(glob) for glob in globs]
         self.exact = frozenset(name for name in names if _WILD.search(name) is None)
         self.domains = frozenset(name[2:] for name in names if _is_domain(name))
         rest = (name for name in names if name not in self.exact and not _is_domain(name))
@@ -87,7 +88,7 @@ class Names:
         return not self._globs
 
     def match(self, name: str, domain: str | None) -> bool:
-        """Whether ``name`` (casefolded, ``domain`` behind its last ``@``) is among them."""
+        """Whether ``name`` (folded, ``domain`` behind its last ``@``) is among them."""
         if name in self.exact or domain in self.domains:
             return True
         return any(glob.match(name) is not None for glob in self._globs)
@@ -105,7 +106,7 @@ class Look:
 
     def __init__(self, facts: Facts, static: Mapping[str, Names]) -> None:
         self.facts = facts
-        self.name = facts.user.casefold() if facts.user is not None else None
+        self.name = folded(facts.user) if facts.user is not None else None
         at = self.name.rfind("@") if self.name is not None else -1
         self.domain = self.name[at + 1 :] if self.name is not None and at >= 0 else None
         self._static = static
@@ -140,7 +141,7 @@ class Tests:
 
     def __init__(self, condition: Condition, zone: tzinfo | None) -> None:
         self.names = Names(condition.user) if condition.user is not None else None
-        self.domains = frozenset(map(str.casefold, condition.domain)) if condition.domain is not None else None
+        self.domains = frozenset(map(folded, condition.domain)) if condition.domain is not None else None
         self.groups = frozenset(condition.group) if condition.group is not None else None
         keys = dict(self._compiled(condition, hours(condition.hours, zone or UTC) if condition.hours else None))
         self.keys: tuple[tuple[str, Test], ...] = tuple((key, keys[key]) for key in _CHEAPEST if key in keys)

@@ -216,6 +216,14 @@ def test_a_glob_that_ends_like_one_of_a_domain_is_another_one() -> None:
         assert shown(decided(policy, replace(ANN, user=user)).enforced) == {"login": ("rule1", "deny")}, user
 
 
+def test_another_spelling_of_a_name_is_no_other_user() -> None:
+    deny, slow = {"when": {"user": ["ann@a.example"]}, "login": "deny"}, {"when": {"domain": ["a.example"]}, "rate": 5}
+    policy = config(deny, slow)
+    for user in ("ANN@a.example", " ann@a.example ", "\uff41nn@a.example", "a\u200bnn@A.example"):
+        found = decided(policy, replace(ANN, user=user))
+        assert shown(found.enforced) == {"login": ("rule1", "deny"), "rate": ("rule2", 5)}, user
+
+
 def test_false_lifts_what_a_later_rule_would_set() -> None:
     policy = config({"when": {"user": ["ann@*"]}, "rate": False, "networks": False}, {"rate": 5})
     found = decided(policy, ANN).enforced

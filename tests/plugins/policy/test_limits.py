@@ -146,6 +146,13 @@ def test_two_rules_with_one_limit_share_the_count() -> None:
     rig.enter("joe", "192.0.2.2")
 
 
+@pytest.mark.parametrize("user", ["ANN@A.example", " ann@a.example ", "\uff41nn@a.example", "an\u00adn@a.example"])
+def test_another_spelling_of_a_name_has_no_sessions_of_its_own(user: str) -> None:
+    rig = Rig({"name": "one", "sessions_per_user": 1, "sessions_per_domain": 1})
+    rig.enter("ann@a.example")
+    assert rig.login(rig.session(), user) is not None
+
+
 def test_names_of_any_kind_are_keys() -> None:
     rig = Rig({"name": "few", "sessions_per_user": 1, "sessions_per_domain": 5})
     for user in ("x" * 5000, "x" * 5001, "a|b", "a", "\udcff@\udcfe", "\U0001f600", "a\tb", ""):
