@@ -14,7 +14,7 @@ from popproxy_plugins.policy.decide import Decided, Rules, decide
 from popproxy_plugins.policy.ledger import Act, Ledger
 from popproxy_plugins.policy.match import Facts, Locate, Look, facts_of
 from popproxy_plugins.policy.state import Held, Place, State, state_of
-from popproxy_plugins.policy.volume import Day
+from popproxy_plugins.policy.volume import Day, Purses
 
 _CLOSED = "Login is not possible now, try again later"
 
@@ -32,6 +32,7 @@ class Door:
         used = [point for point in POINTS if any(point in rule.points for rule in rules.items)]
         self._limits: Mapping[str, Mapping[str, Counter]] = services.metrics.limits(used) if used else {}
         self._down = False
+        self._purses = Purses()
 
     def connect(self, session: SessionView) -> Refuse | None:
         """What no login can change: its network, country, listener and time are refused for everybody."""
@@ -115,7 +116,7 @@ class Door:
                     counters["allowed"].inc()
                 if claim.point == "octets_per_day":
                     key = day_key("audit:" if claim.audit else "", room.limit, state.whom.user)
-                    state.days.append(Day(key, room.limit, left(room), claim.audit))
+                    state.days.append(Day(key, room.limit, self._purses.of(key, left(room)), claim.audit))
                 continue
             act = _act(claim.point, claim.decided)
             if claim.audit:

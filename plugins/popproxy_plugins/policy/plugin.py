@@ -153,7 +153,7 @@ class Policy(Plugin[PolicyConfig]):
         name, sent = command.name, session.sent - state.base
         now, date = self._clock.monotonic(), self._clock.now()
         if state.days:
-            volume.told(self._store, state.days, sent)
+            volume.went_out(self._store, state.days, sent)
         if name.startswith("XTND"):
             # Another maildrop may be open behind it.
             state.real.listed = state.tried.listed = False
@@ -202,8 +202,9 @@ class Policy(Plugin[PolicyConfig]):
             self._ledger.would(session, state.noted, state.due)
         if state.inside:
             sent = summary.octets_sent - state.base
-            volume.told(self._store, state.days, sent, 1)
             over = state.tried.over(sent)
+            for day in state.days:
+                day.end(self._store, sent)
             if over is not None:
                 self._ledger.would(session, state.noted, over)
             for point in needs.PACED:

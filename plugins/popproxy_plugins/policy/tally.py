@@ -116,6 +116,8 @@ class Tally:
         if said is None and paced is None and self._coming >= 0:
             self._retrieved += 1
             self._sent = self._coming
+            for day in self._days:
+                day.take(self._sent)
         return paced or said
 
     def _paced(self, now: float) -> Act | Enough | None:
@@ -184,7 +186,7 @@ class Tally:
         if limit is not None and would > limit.value:
             return _act(limit, "max_octets", "Too much for one session", Code.SYS_TEMP)
         limit = self._settings.octets_per_day
-        if limit is not None and any(would > day.left for day in self._days):
+        if limit is not None and any(day.lacks(would) for day in self._days):
             return _act(limit, "octets_per_day", "Too much was retrieved, try again later", Code.SYS_TEMP)
         return None
 

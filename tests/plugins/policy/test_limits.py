@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.api import Code, Refuse, SessionView, Spend
+from popproxy.api import Code, MaildropEntry, Refuse, SessionView, Spend
 from tests.plugins.policy.rig import DAY, Rig
 
 Case = tuple[dict[str, Any], list[tuple[str, str]], tuple[str, str]]
@@ -121,6 +121,28 @@ def test_the_day_of_a_user() -> None:
     assert rig.login(rig.session(), "ann") is None
     rig.clock.wait(2 * DAY)
     assert rig.login(rig.session()) is None
+
+
+def test_sessions_at_once_share_the_day() -> None:
+    rig = Rig({"name": "day", "octets_per_day": 1000})
+    first, second = rig.enter(), rig.enter()
+    for session in (first, second):
+        rig.list(session, *(MaildropEntry(number, octets, b"%d" % number) for number, octets in ((1, 600), (2, 390))))
+    assert rig.command(first, "RETR 1") is None
+    assert isinstance(rig.command(second, "RETR 1"), Refuse)
+    assert rig.command(second, "RETR 2") is None
+    third = rig.enter()
+    rig.list(third, MaildropEntry(1, 100, b"a"))
+    assert isinstance(rig.command(third, "RETR 1"), Refuse)
+    # The first one lost its upstream in the middle: what never came is there for the others.
+    rig.close(first, sent=100)
+    assert rig.command(third, "RETR 1") is None
+    for session, sent in ((second, 400), (third, 100)):
+        rig.close(session, sent=sent)
+    assert sum(step.amount for step in rig.store.posted if isinstance(step, Spend)) == 600
+    other = rig.enter("ann")
+    rig.list(other, MaildropEntry(1, 900, b"a"))
+    assert rig.command(other, "RETR 1") is None
 
 
 def test_a_long_session_tells_the_store_on_its_way() -> None:
