@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import socketserver
+import ssl
+import struct
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
+from typing import ClassVar
 
 import pytest
 
@@ -47,6 +54,46 @@ def test_an_attack_on_four_proxies_with_one_redis() -> None:
         keys = redis.ask("--scan").splitlines()
         assert keys
         assert [key for key in keys if redis.ask("TTL", key) == "-1"] == []
+
+
+class Slow(socketserver.StreamRequestHandler):
+    """A server that has not yet said no to the password."""
+
+    asked: ClassVar[SimpleQueue[bytes]] = SimpleQueue()
+
+    def handle(self) -> None:
+        self.wfile.write(b"+OK\r\n")
+        for line in self.rfile:
+            if line.startswith(b"PASS "):
+                self.asked.put(line)
+            else:
+                self.wfile.write(b"+OK\r\n" if line.startswith(b"USER ") else b"-ERR\r\n")
+
+
+@pytest.mark.parametrize("how", ["closes TLS", "resets"])
+def test_who_goes_away_before_the_server_says_no_has_failed(start: Start, setup: Setup, how: str) -> None:
+    plugins = '[[plugin]]\nuse = "brute_force"\naddress = { names = 3, delay = 0 }\n'
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Slow) as slow:
+        slow.daemon_threads = True
+        threading.Thread(target=slow.serve_forever, daemon=True).start()
+        address = f"pop3+clear://127.0.0.1:{slow.server_address[1]}"
+        proxy = start(replace(setup, server=address, upstream=plugins))
+        port, implicit = (proxy.pop3s, context) if "TLS" in how else (proxy.clear, None)
+        for number in range(3):
+            with WireClient(("127.0.0.1", port), implicit=implicit) as client:
+                client.send(b"USER user%d\r\n" % number)
+                assert client.read_line().startswith(b"+OK")
+                client.send(b"PASS " + WRONG + b"\r\n")
+                assert Slow.asked.get(timeout=20) == b"PASS " + WRONG + b"\r\n"
+                if "resets" in how:
+                    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            lines = proxy.wait_for_sessions(number + 1)
+            assert {line["state"] for line in lines} == {"logging_in"}
+        with WireClient(("127.0.0.1", port), implicit=implicit) as client:
+            assert client.user_pass(b"joe", WRONG).startswith(b"-ERR [SYS/TEMP] Too many failed logins")
+        slow.shutdown()
 
 
 def popproxy(proxy: Proxy, *arguments: str) -> tuple[int, str]:
