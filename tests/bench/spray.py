@@ -46,6 +46,8 @@ KINDS = {
     "on a journey": "from a new address each time",
     "forgetful": "from a new address each time, with a wrong password first",
 }
+NEWCOMERS = "newcomers"
+"""Users who log in for the first time during the attack, from behind an address of it: nothing tells them from it."""
 """Users by how they log in."""
 
 
@@ -93,6 +95,7 @@ class Scale:
     hours: float = 2.0
     pause: float = 60.0
     poll: float = 600.0
+    newcomers: int = 0
     seed: int = 1
 
 
@@ -175,7 +178,7 @@ class Spray:
         self.chance = random.Random(scale.seed)
         self.clock = FakeClock()
         self.fleet = Fleet(self.clock, config or BruteForceConfig(secret=SECRET), self.chance, stores, together)
-        self.report = Report({kind: Tally() for kind in KINDS})
+        self.report = Report({kind: Tally() for kind in [*KINDS, NEWCOMERS][: None if scale.newcomers else -1]})
         # Nine of ten addresses are alone in their network, the others share one by twenty.
         self.bots = [f"{100 + n % 50}.{n // 250 % 250}.{n % 250}.7" for n in range(scale.attackers * 9 // 10)]
         self.bots += [f"99.0.{n // 20}.{n % 20 + 1}" for n in range(scale.attackers - len(self.bots))]
@@ -188,6 +191,8 @@ class Spray:
         end = begin + self.scale.hours * 3600.0
         for user in range(self.scale.users):
             self._user(user, begin, end)
+        for number in range(self.scale.newcomers):
+            self._newcomer(self.scale.users + number, begin, end)
         passwords = count()
         for bot in self.bots:
             self._bot(bot, begin + self.chance.uniform(0, self.scale.pause), end, passwords)
@@ -244,6 +249,26 @@ class Spray:
                 phone = home if kind == "old phone" else f"198.18.{user % 4}.{user // 100 % 200 + 1}"
                 self.fleet.at(moment + 60, partial(wrong, phone))
             self.fleet.at(moment, partial(right, address, True))
+            moment += self.scale.poll
+
+    def _newcomer(self, user: int, begin: float, end: float) -> None:
+        home, tally = self.chance.choice(self.bots), self.report.users[NEWCOMERS]
+
+        async def right() -> None:
+            def told(outcome: str, waited: float) -> None:
+                tally.logins += 1
+                if outcome == "refused":
+                    tally.refused += 1
+                    tally.refusals.add(user)
+                elif waited:
+                    tally.waited.append(waited)
+                    tally.held.add(user)
+
+            await self.fleet.login(home, f"user{user}@example.com", f"right{user}", True, told)
+
+        moment = self.chance.uniform(begin, end)
+        while moment < end:
+            self.fleet.at(moment, right)
             moment += self.scale.poll
 
     def _bot(self, bot: str, moment: float, end: float, passwords: count[int]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from popproxy_plugins.brute_force import BruteForceConfig
 
-from tests.bench.spray import KINDS, Report, Scale, Spray, text
+from tests.bench.spray import KINDS, NEWCOMERS, Report, Scale, Spray, text
 from tests.plugins.driving import drive
 
 SMALL = Scale(users=200, targets=10, attackers=100, hours=1.0, pause=60.0)
@@ -32,6 +34,14 @@ def test_the_attack_does_not_get_through(report: Report) -> None:
 
 def test_who_is_at_home_does_not_even_wait(report: Report) -> None:
     assert not report.users["at home"].held
+
+
+def test_newcomers_behind_an_attacker_are_the_only_ones_who_may_be_refused() -> None:
+    """Nothing tells them from the attack, but that it is not after them."""
+    report = drive(Spray(replace(SMALL, newcomers=100)).run())
+    assert report is not None
+    assert report.users[NEWCOMERS].logins > 100
+    assert report.refused == len(report.users[NEWCOMERS].refusals) <= 10
 
 
 def test_without_limits_everything_gets_through() -> None:
