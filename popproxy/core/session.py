@@ -336,7 +336,7 @@ class Session:
 
         ``deaf``: what the client has sent and is not yet on its way counts no more."""
         self.deaf = self.deaf or deaf
-        if not self.leaving:
+        if not (self.leaving or self.phase is Phase.CLOSED):
             self.leaving = True
             self.reason = reason
             self.detail = detail

@@ -109,6 +109,9 @@ def test_the_first_reason_counts() -> None:
     rig.s.end("quit")
     rig.s.leave("shutdown")
     assert rig.s.reason == "client_eof"
+    for later in (Rig.eof, Rig.stop):
+        rig = Rig().start().client(b"QUIT\r\n")
+        later(rig).ended("quit")
 
 
 def test_nothing_counts_behind_the_end() -> None:

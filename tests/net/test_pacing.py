@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from popproxy.api import Fail, Pace, Plugin, PluginConfig, SessionView
+from popproxy.core.phases import Phase
 from popproxy.net.pacing import Pacer
-from tests.net.running import Setup, both_loops, eventually, read_rest, reset, running
-from tests.net.test_pump import both_legs, large, octets_of, options
+from tests.net.running import Setup, both_loops, eventually, half_close, read_rest, reset, running
+from tests.net.test_pump import both_legs, large, octets_of, options, pump
 from tests.net.test_timeouts import SHORT
 from tests.net.upstream import Peer, Upstream, answering
 
@@ -126,6 +127,26 @@ def test_the_end_of_the_worker_ends_the_waiting(loop: str, tmp_path: Path) -> No
                 proxy.stop(5.0)
                 assert got + read_rest(client) == reply, "at that pace it would take ten minutes"
             assert proxy.session()["reason"] == "shutdown"
+
+
+@pytest.mark.parametrize("how", ["half-close", "shutdown"])
+@both_loops
+def test_the_reason_is_that_of_the_end_not_of_what_comes_while_the_rest_is_waited_for(
+    loop: str, how: str, tmp_path: Path
+) -> None:
+    reply = message(100 * KIB)
+    with Upstream(answering(reply, b"+OK bye\r\n"), quits=1) as upstream:
+        with running(made(upstream, loop, Paced(Pace(50 * KIB, 1))), tmp_path) as proxy:
+            with proxy.logged_in() as client:
+                client.send(b"RETR 1\r\nQUIT\r\n")
+                got = client.socket.recv(10)
+                eventually(lambda: pump(proxy).session.phase is Phase.CLOSED, "end of the session")
+                if how == "shutdown":
+                    proxy.stop(5.0)
+                else:
+                    half_close(client)
+                assert got + read_rest(client) == reply + b"+OK bye\r\n"
+            assert proxy.session()["reason"] == "quit"
 
 
 @both_loops
