@@ -246,7 +246,9 @@ class Transaction:
             s.want_client = True
             return
         self.rest = data
-        s.want_client = not held and len(self.flight) + len(self.backlog) < self.limit
+        # Who waits for the proxy itself is read a little further: a client that is gone is not waited for.
+        may = not held or (self.busy and len(data) <= s.plan.limits.line)
+        s.want_client = may and len(self.flight) + len(self.backlog) < self.limit
         if s.want_client and len(data) > s.plan.limits.line:
             self.rest = b""
             self._overlong()

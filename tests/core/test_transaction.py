@@ -318,13 +318,23 @@ def test_the_fast_road_says_what_the_careful_one_says(lines: list[bytes], size: 
 def test_a_hook_that_waits_holds_the_lines_behind_it() -> None:
     rig = Rig(plugin(on_command=waits)).login().client(b"NOOP\r\nSTAT\r\n")
     assert rig.asked() == b""
-    assert not rig.s.want_client
+    assert rig.s.want_client, "or nobody would see that the client is gone"
     assert len(rig.pending(Await)) == 1
     rig.returned()
     assert rig.asked() == b"NOOP\r\n"
     rig.returned()
     assert rig.asked() == b"STAT\r\n"
     assert rig.s.want_client
+
+
+def test_a_client_that_waits_is_read_a_little_further() -> None:
+    rig = Rig(plugin(on_command=waits)).login().client(b"NOOP\r\n").client(b"STAT\r\n" * 170)
+    assert rig.s.want_client and len(stage(rig).rest) <= rig.plan.limits.line
+    rig.client(b"STAT\r\n")
+    assert not rig.s.want_client
+    rig.returned()
+    assert rig.asked() == b"NOOP\r\n"
+    assert rig.s.want_client, "less than a line is left"
 
 
 def test_close_gives_everything_back() -> None:
