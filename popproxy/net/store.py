@@ -11,7 +11,7 @@ from popproxy.config.plan import StorePlan, state_directory
 from popproxy.core.effects import Level
 from popproxy.metrics.store import StoreMeter
 from popproxy.state.batch import Watch
-from popproxy.state.memory import MemoryStore
+from popproxy.state.memory import KEYS, MemoryStore
 from popproxy.state.space import Backend
 
 
@@ -60,18 +60,39 @@ class StoreWatch:
         self._meter.lost(posts)
 
 
-class TimedMemory(MemoryStore):
-    """The store in memory, with its runs timed."""
+class WatchedMemory(MemoryStore):
+    """The store in memory, with its runs timed and its want of room told."""
 
-    def __init__(self, clock: Callable[[], float], took: Callable[[float], None]) -> None:
-        super().__init__(clock)
-        self._took = took
+    def __init__(self, clock: Callable[[], float], watch: Watch, most: int = KEYS) -> None:
+        super().__init__(clock, most)
+        self._watch = watch
+        self._took = watch.took
+        self._full = False
 
     async def run(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
         """See Backend."""
         began = perf_counter()
-        outcome = self.do(space, steps)
+        outcome = self._done(space, steps)
         self._took(perf_counter() - began)
+        return outcome
+
+    def post(self, space: str, steps: Sequence[Step[Any]]) -> None:
+        """See Backend."""
+        try:
+            self._done(space, steps)
+        except StoreFailed:
+            self._watch.lost(1)
+
+    def _done(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
+        try:
+            outcome = self.do(space, steps)
+        except StoreFailed as error:
+            self._full = True
+            self._watch.failed(error)
+            raise
+        if self._full and self.roomy:
+            self._full = False
+            self._watch.up()
         return outcome
 
 
@@ -86,7 +107,7 @@ def make(plan: StorePlan, watch: Watch) -> Backend:
 
         return SqliteStore(plan.path, lease=plan.lease, watch=watch)
     watch.up()
-    return TimedMemory(time, watch.took)
+    return WatchedMemory(time, watch)
 
 
 async def begin(store: Backend, plan: StorePlan) -> None:

@@ -1,22 +1,29 @@
 """The store in the memory of one worker: exact, at once, and gone with it.
 
-What has ended is forgotten when its time comes up, a few keys with every run: memory follows what is alive.
+What has ended is forgotten when its time comes up, a few keys with every run: memory follows what is alive. There is a
+bound for that, too: names and addresses are what clients send, and a flood of them must not take all memory there is.
+Behind it new keys fail, as in Redis with noeviction; known ones go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
-from popproxy.api.store import Mark, Outcome, Step, Stored, Window
+from popproxy.api.store import Mark, Outcome, Put, Spend, Step, Stored, StoreFailed, Window
 from popproxy.state.doing import do
 from popproxy.state.holding import Holding
 from popproxy.state.windows import Level, ends, same
 
 _SWEEP = 8
 """Keys looked at with each run, and two for each of its steps: more than it makes, so none stays for long."""
+KEYS = 1_000_000
+"""Keys that are kept: half a gigabyte of them."""
+_SEARCH = 1000
+"""Keys looked at with each run while there is no room."""
 _STALE = 64
 """Notes of ends in vain that may always be there; above it as many as there are keys."""
 
@@ -31,10 +38,11 @@ class _Entry:
 
 
 class MemoryStore:
-    """See the head of this file. ``clock`` gives seconds since the epoch."""
+    """See the head of this file. ``clock`` gives seconds since the epoch; ``most`` keys are kept."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], most: int = KEYS) -> None:
         self._clock = clock
+        self._most = most
         self._entries: dict[str, _Entry] = {}
         self._ends: list[tuple[float, str]] = []
         self._holding = Holding()
@@ -50,13 +58,19 @@ class MemoryStore:
         """See Backend."""
         self._holding.clear()
 
+    @property
+    def roomy(self) -> bool:
+        """Whether there is room again, a tenth of it, so that nobody is told so with every key that ends."""
+        return len(self._entries) <= self._most * 0.9
+
     async def run(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
-        """See Backend. It never fails and never waits."""
+        """See Backend. It never waits, and fails only when it is full."""
         return self.do(space, steps)
 
     def post(self, space: str, steps: Sequence[Step[Any]]) -> None:
-        """See Backend."""
-        self.do(space, steps)
+        """See Backend. What has no room is lost."""
+        with suppress(StoreFailed):
+            self.do(space, steps)
 
     def release(self, ticket: int) -> None:
         """See Backend."""
@@ -74,9 +88,14 @@ class MemoryStore:
         return sorted(found, key=lambda stored: stored.key)[:most]
 
     def do(self, space: str, steps: Sequence[Step[Any]]) -> Outcome:
-        """All of ``steps``, as one."""
+        """All of ``steps``, as one. Raises StoreFailed when it is full; nothing is done then."""
         now = self._clock()
         self._sweep(now, _SWEEP + 2 * len(steps))
+        if len(self._entries) + len(steps) > self._most:
+            self._sweep(now, _SEARCH)
+            made = sum(isinstance(one, Put | Mark | Spend) and space + one.key not in self._entries for one in steps)
+            if made and len(self._entries) + made > self._most:
+                raise StoreFailed(f"memory: {self._most} keys are kept already", "full")
         done = do(self, space, steps, now)
         results = {id(step): result for step, result in zip(steps, done.results, strict=True)}
         return Outcome(done.granted, now, results, self._holding.take(done.held))

@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 from popproxy.api import Fixed, Get, Lease, Plugin, PluginConfig, Put, Services, Spend, Store, StoreFailed
 from popproxy.config.plan import StorePlan
 from popproxy.metrics import WorkerMetrics
-from popproxy.net.store import StoreWatch, TimedMemory, begin, make
+from popproxy.net.store import StoreWatch, WatchedMemory, begin, make
 from popproxy.state.batch import Unwatched
+from popproxy.state.space import Space
 from tests.net.running import Proxy, Setup, both_loops, eventually, running
 from tests.net.upstream import Upstream, answering
 
@@ -143,7 +144,7 @@ def test_what_is_made_is_what_is_configured(tmp_path: Path) -> None:
             found.append(type(store).__name__)
         return found
 
-    assert asyncio.run(kinds()) == ["TimedMemory", "SqliteStore"]
+    assert asyncio.run(kinds()) == ["WatchedMemory", "SqliteStore"]
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +161,9 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: py
 
 def test_timing_in_memory_counts_what_is_run() -> None:
     seen: list[float] = []
-    store = TimedMemory(lambda: 1.8e9, seen.append)
+    watch = Unwatched()
+    watch.took = seen.append  # type: ignore[method-assign]
+    store = WatchedMemory(lambda: 1.8e9, watch)
 
     async def work() -> None:
         await store.run("p:", [Put("a", b"1", 60.0)])
@@ -170,3 +173,32 @@ def test_timing_in_memory_counts_what_is_run() -> None:
 
     asyncio.run(work())
     assert len(seen) == 2 and min(seen) > 0
+
+
+def test_memory_that_is_full_is_told_once_and_what_is_posted_is_lost() -> None:
+    registry, log, now = CollectorRegistry(), Log(), [1_700_000_000.0]
+    watch = StoreWatch("memory", WorkerMetrics(registry).store("memory"), log, lambda: now[0])
+    watch.up()
+    backend = WatchedMemory(lambda: now[0], watch, most=10)
+    store = Space(backend, "test")
+
+    async def work() -> None:
+        for number in range(10):
+            await store.run(Put(f"k{number}", b"x", 60.0 if number else 3600.0))
+        for _ in range(2):
+            with pytest.raises(StoreFailed) as caught:
+                await store.run(Put("new", b"x", 60.0))
+            assert caught.value.kind == "full"
+        store.post(Put("new", b"x", 60.0))
+        look = Get("k0")
+        assert (await store.run(look))[look] == b"x", "what is known goes on"
+        assert registry.get_sample_value("popproxy_store_up", {"store": "memory"}) == 0
+        now[0] += 61.0
+        await store.run(Put("new", b"x", 60.0))
+
+    asyncio.run(work())
+    errors = registry.get_sample_value("popproxy_store_errors_total", {"store": "memory", "reason": "full"})
+    assert errors == 3
+    assert registry.get_sample_value("popproxy_store_posts_lost_total", {"store": "memory"}) == 1
+    assert registry.get_sample_value("popproxy_store_up", {"store": "memory"}) == 1
+    assert [line[1] for line in log.lines] == ["store_down", "store_up"]

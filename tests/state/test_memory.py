@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from popproxy.api.store import Drop, Fixed, Get, Lease, Mark, Put, Spend
+from popproxy.api.store import Drop, Fixed, Get, Lease, Mark, Put, Spend, StoreFailed
 from popproxy.state.memory import MemoryStore
 from popproxy.state.space import Space
 
@@ -88,3 +88,21 @@ async def test_leases_that_are_released_leave_nothing_behind() -> None:
         rig.store.release(await rig.store.run(Lease(f"k{number}", 1), Lease("all", 5)))
     assert len(rig.backend) == 0
     assert not rig.backend._holding.unsettled
+
+
+def test_what_clients_send_fills_it_up_to_a_bound_and_known_keys_go_on() -> None:
+    time = [BEGIN]
+    store = MemoryStore(lambda: time[0], most=5)
+    window = Fixed(9, 3600)
+    for number in range(5):
+        store.do("s:", [Spend(f"k{number}", window)])
+    with pytest.raises(StoreFailed, match="5 keys") as caught:
+        store.do("s:", [Spend("k0", window), Spend("new", window)])
+    assert caught.value.kind == "full"
+    assert len(store) == 5
+    step = Spend("k0", window)
+    assert store.do("s:", [step, Get("other"), Lease("place", 1)])[step].used == 2, "nothing was done of what failed"
+    store.post("s:", [Spend("new", window)])
+    assert len(store) == 6, "five and the place"
+    time[0] += 7200
+    assert store.do("s:", [Spend("new", window)]).granted
