@@ -110,14 +110,15 @@ def _step(point: str, value: Any, whom: Who, begin: str, mode: Mode) -> Lease | 
     if point == "logins":
         assert isinstance(value, Logins)
         window = Sliding(value.count, value.seconds)
-        return Spend(f"{begin}logins:{value.count}/{value.seconds!r}:{whom.user}", window, 1, mode)
+        return Spend(f"{begin}logins:{value.seconds!r}:{whom.user}", window, 1, mode)
     # One octet, so that a day that is used up to the last one refuses.
-    return Spend(day_key(begin, value, whom.user), Sliding(value, DAY), 1, mode)
+    return Spend(day_key(begin, whom.user), Sliding(value, DAY), 1, mode)
 
 
-def day_key(begin: str, limit: int, user: str) -> str:
-    """Where the octets of a user's day are counted."""
-    return f"{begin}octets:{limit}:{user}"
+def day_key(begin: str, user: str) -> str:
+    """Where the octets of a user's day are counted, whatever the limit: another rule, hour or config may set another
+    one."""
+    return f"{begin}octets:{user}"
 
 
 def left(room: Room) -> int:

@@ -115,8 +115,10 @@ class Door:
                 if not claim.audit:
                     counters["allowed"].inc()
                 if claim.point == "octets_per_day":
-                    key = day_key("audit:" if claim.audit else "", room.limit, state.whom.user)
-                    state.days.append(Day(key, room.limit, self._purses.of(key, left(room)), claim.audit))
+                    key = day_key("audit:" if claim.audit else "", state.whom.user)
+                    # Sessions by another rule may have another limit, and so another purse.
+                    purse = self._purses.of(f"{key} {room.limit}", left(room))
+                    state.days.append(Day(key, room.limit, purse, claim.audit))
                 continue
             act = _act(claim.point, claim.decided)
             if claim.audit:

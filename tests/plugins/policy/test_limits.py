@@ -145,6 +145,23 @@ def test_sessions_at_once_share_the_day() -> None:
     assert rig.command(other, "RETR 1") is None
 
 
+def test_another_limit_begins_no_other_day() -> None:
+    """As on a machine that has the new config already, or by a rule for another network."""
+    old = Rig({"name": "day", "octets_per_day": 10_000, "logins": "9/day"})
+    new = Rig({"name": "day", "octets_per_day": 8_000, "logins": "4/day"}, store=old.store)
+    old.close(old.enter(), sent=5_000)
+    new.close(new.enter(), sent=4_000)
+    refused = new.login(new.session())
+    assert refused is not None and refused.text == "Too much was retrieved, try again later"
+    assert new.login(new.session(), "ann") is None
+    for _ in range(2):
+        assert old.login(old.session(), "bob") is None
+        assert new.login(new.session(), "bob") is None
+    refused = new.login(new.session(), "bob")
+    assert refused is not None and refused.text == "Too many logins, try again later"
+    assert old.login(old.session(), "bob") is None
+
+
 def test_a_long_session_tells_the_store_on_its_way() -> None:
     rig = Rig({"name": "day", "octets_per_day": "1GB"})
     session = rig.enter()
