@@ -121,6 +121,8 @@ def test_an_outage_is_told_once_and_counted_each_time() -> None:
     assert seen("store_up") == 0
     counts = {reason: seen("store_errors_total", reason=reason) for reason in ("refused", "timeout", "_other", "full")}
     assert counts == {"refused": 1, "timeout": 2, "_other": 1, "full": 0}
+    watch.refused("resting", 1000)
+    assert seen("store_errors_total", reason="resting") == 1000
     watch.lost(7)
     assert seen("store_posts_lost_total") == 7
     watch.up()

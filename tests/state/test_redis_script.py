@@ -177,3 +177,27 @@ async def go_back(pair: Pair) -> None:
     await pair.set(NOW + 31)
     assert await places(store) == 0
     await store.close()
+
+
+def test_who_has_a_short_lease_shortens_nobody_else_s(pair: Pair) -> None:
+    """As while the lease in the config changes, machine by machine."""
+    pair.runner.run(mix(pair))
+
+
+async def mix(pair: Pair) -> None:
+    link = Link(pair.plan)
+    await link.ready()
+    await pair.set(NOW)
+    stores = [RedisStore(replace(pair.plan, lease=lease)) for lease in (3000.0, 30.0)]
+    for store in stores:
+        await store.open()
+        await store.run("mix:", [Lease("k", 9)])
+        # Told once more, as after a failure.
+        store._holding.doubt(["mix:k"])
+        await store.run("mix:", [Get("x")])
+        key, owners = await link.ask([("PTTL", "{test}l:mix:k"), ("PTTL", "{test}owners")])
+        assert key > 3000 * 39_000
+        assert owners > 3000 * 1_900
+    for store in stores:
+        await store.close()
+    await link.drop()

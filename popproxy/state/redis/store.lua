@@ -24,6 +24,12 @@ local function milliseconds(seconds)
   return string.format('%.0f', max(1, math.ceil(seconds * 1000)))
 end
 
+local function keep(key, life)  -- for so long at least: others may have longer leases
+  if call('PTTL', key) < tonumber(life) then
+    call('PEXPIRE', key, life)
+  end
+end
+
 local function standing(owner)  -- the end and the epoch of an owner, nothing when it is unknown
   local record = call('HGET', owners, owner)
   if record then
@@ -55,7 +61,7 @@ if what ~= 'r' then
       call('HDEL', KEYS[i], mine)
     else
       call('HSET', KEYS[i], mine, places)
-      call('PEXPIRE', KEYS[i], ARGV[5])
+      keep(KEYS[i], ARGV[5])
     end
   end
   if what == 'g' then
@@ -73,7 +79,7 @@ if what ~= 'r' then
         call('HSET', owners, all[i], pack('<ddd', now + length, number, length))
       end
     end
-    call('PEXPIRE', owners, milliseconds(lease * 2))
+    keep(owners, milliseconds(lease * 2))
   end
   return 'ok'
 end
@@ -292,7 +298,7 @@ for _, step in ipairs(steps) do
     local taken = step.mode == 2 or (granted and step.ok)
     if taken then
       call('HINCRBY', step.key, mine, 1)
-      call('PEXPIRE', step.key, life)
+      keep(step.key, life)
       step.used = step.used + 1
     end
     result = pack('<Bd', (step.ok and 1 or 0) + (taken and 2 or 0), step.used)
