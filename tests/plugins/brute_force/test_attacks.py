@@ -132,3 +132,37 @@ def test_a_proof_that_another_plugin_turned_into_a_password_is_one_login() -> No
     session = rig.session(AT_HOME, "ann")
     rig.begin(session)
     assert rig.plugin._slot.get(session).facts.known  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("client", [AT_HOME, "2001:db8::7"])
+def test_one_failure_behind_a_lifted_ban_is_one_failure(client: str) -> None:
+    rig = Rig(user={"delay": 0, "passwords": 0})
+    for n in range(8):
+        rig.login(f"user{n}", "spray", client)
+    assert rig.login("ann", "x", client)[0] == "SYS/TEMP"
+    network = bans.parse_network(f"{client}/{32 if client == AT_HOME else 64}")
+    assert drive(bans.remove(rig.store, network))
+    assert [rig.login(f"late{n}", "spray", client)[0] for n in range(9)] == ["wrong"] * 8 + ["SYS/TEMP"]
+    assert [fields["times"] for event, fields in rig.events() if event == "banned"] == [1, 1]
+
+
+def test_an_audited_ban_holds_when_it_is_meant() -> None:
+    audit, meant = Rig(mode="audit"), Rig()
+    for n in range(8):
+        assert audit.login(f"user{n}", "spray") == ("wrong", 0.0)
+    meant.plugin._store = audit.store
+    assert meant.login("ann", "right", right=True)[0] == "SYS/TEMP"
+
+
+def test_whoever_cancels_exchanges_all_the_time_holds_one_place_for_each_connection() -> None:
+    rig = Rig(at_once=2)
+    sessions = [rig.session(AT_HOME, f"user{n}") for n in range(2)]
+    for session in sessions * 20:
+        session.mechanism = "SCRAM-SHA-256"
+        assert drive(rig.plugin.on_verifier(session, session.user or "", "SCRAM-SHA-256")) is None
+    assert isinstance(rig.begin(rig.session(AT_HOME, "ann")), Refuse)
+    for session in sessions:
+        rig.close(session, GONE)
+    # Nobody has judged them: they are no failures either.
+    assert not rig.plugin._unanswered
+    assert rig.login("ann", "right", right=True) == ("ok", 0.0)
