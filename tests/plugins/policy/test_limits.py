@@ -63,6 +63,18 @@ def test_all_limits_of_a_login_are_one_call() -> None:
     assert rig.store.runs == 1
 
 
+def test_limits_of_others_cost_no_call_and_no_hook() -> None:
+    for_networks = [{"when": {"network": [f"198.51.{part}.0/24"]}, "login": "deny"} for part in range(60)]
+    limits = {"sessions_per_user": 3, "max_octets": 1000, "rate": 1000}
+    for_users = [{"when": {"user": [f"u{number}@example.com"]}, **limits} for number in range(40)]
+    rig = Rig(*({"name": f"r{number}", **rule} for number, rule in enumerate(for_networks + for_users)))
+    rig.enter("joe@example.com")
+    assert rig.store.runs == 0
+    assert {"on_command", "on_maildrop", "on_reply", "pace"} <= rig.unneeded
+    rig.enter("u7@example.com")
+    assert rig.store.runs == 1
+
+
 def test_a_refused_login_uses_up_nothing() -> None:
     rig = Rig({"name": "few", "sessions_per_user": 1, "logins": "2/day", "sessions_per_address": 9})
     first = rig.enter()
