@@ -1,10 +1,14 @@
-"""The pace of each user, shared by the user's sessions of this worker, for as long as there are some."""
+"""The pace of each user, shared by the user's sessions of this worker."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from popproxy.api import Pace
+
+_KEPT = 1000
+"""Paces that outlive their sessions: with a burst of one second, who comes again sooner finds what was spent."""
 
 
 class Share:
@@ -17,12 +21,14 @@ class Share:
 
 
 class Paces:
-    """What is shared now. Nobody has to give anything back: a pace ends with the last session that holds its Share."""
+    """What is shared. Nobody has to give anything back: a pace ends when no session holds its Share and _KEPT others
+    were asked for since."""
 
-    __slots__ = ("_shared",)
+    __slots__ = ("_kept", "_shared")
 
     def __init__(self) -> None:
         self._shared: WeakValueDictionary[tuple[str, float, int], Share] = WeakValueDictionary()
+        self._kept: OrderedDict[tuple[str, float, int], Share] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._shared)
@@ -33,4 +39,8 @@ class Paces:
         share = self._shared.get(key)
         if share is None:
             share = self._shared[key] = Share(Pace(rate, burst))
+        self._kept[key] = share
+        self._kept.move_to_end(key)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
         return share
