@@ -239,6 +239,23 @@ async def test_a_server_that_ends_in_the_middle_and_comes_back_empty(way: str) -
 
 
 @pytest.mark.asyncio
+async def test_a_server_that_was_restarted_meanwhile_costs_no_decision() -> None:
+    with server() as redis:
+        # A heart-beat would not find out before the decision.
+        async with worker(plan(tcp(redis), lease=6000)) as ours:
+            await ours.works()
+            connection = ours.store._link._connection
+            assert connection is not None and connection._reader is not None
+            redis.kill()
+            redis.start()
+            async with asyncio.timeout(60):
+                while not (connection._reader.at_eof() or connection._reader.exception()):
+                    await asyncio.sleep(0.01)
+            assert await ours.works()
+            assert ours.notes.kinds == []
+
+
+@pytest.mark.asyncio
 async def test_a_server_with_old_data_does_not_count_what_was_released_since(tmp_path: Path) -> None:
     with server() as redis:
         async with worker(plan(tcp(redis))) as ours:

@@ -66,7 +66,7 @@ class Link:
 
     async def ready(self) -> None:
         """Have a connection; a new one has the next epoch. Raises StoreFailed."""
-        if self._connection is not None and self._connection.is_connected:
+        if self._connection is not None and self._connection.is_connected and not _ended(self._connection):
             return
         await self.drop()
         goal, self._goal = self._goal, None
@@ -253,6 +253,12 @@ class Link:
             return StoreFailed(f"redis {self._where}: it {_WORDS[word][1]}", _WORDS[word][0])
         word = word if word.isascii() and word.isupper() and len(word) < 20 else "an error"
         return StoreFailed(f"redis {self._where}: it answers with {word}", otherwise)
+
+
+def _ended(connection: AbstractConnection) -> bool:
+    """Whether the server has closed it: then nothing needs to be lost on it."""
+    reader = connection._reader
+    return reader is None or reader.at_eof() or reader.exception() is not None
 
 
 def _text(value: bytes | str | None) -> str:
