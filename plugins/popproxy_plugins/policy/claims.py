@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
 
-from popproxy.api import Code, Lease, Room, Sliding, Spend, TokenBucket
+from popproxy.api import Code, Lease, Sliding, Spend, TokenBucket
 from popproxy_plugins.clients import folded
 from popproxy_plugins.policy.decide import Decided, Decision, Settings
 from popproxy_plugins.policy.kinds import Logins
@@ -119,8 +119,3 @@ def day_key(begin: str, user: str) -> str:
     """Where the octets of a user's day are counted, whatever the limit: another rule, hour or config may set another
     one."""
     return f"{begin}octets:{user}"
-
-
-def left(room: Room) -> int:
-    """How many octets of the day are left."""
-    return max(0, room.limit - room.used)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from popproxy.api import Code, Counter, Credentials, Outcome, Refuse, Services, SessionView, StoreFailed
 from popproxy_plugins.policy.admission import denied, refusal, refusing
-from popproxy_plugins.policy.claims import POINTS, REFUSALS, Claim, claims, day_key, left, who
+from popproxy_plugins.policy.claims import POINTS, REFUSALS, Claim, claims, day_key, who
 from popproxy_plugins.policy.decide import Decided, Rules, decide
 from popproxy_plugins.policy.ledger import Act, Ledger
 from popproxy_plugins.policy.match import Facts, Locate, Look, facts_of
@@ -116,8 +116,7 @@ class Door:
                     counters["allowed"].inc()
                 if claim.point == "octets_per_day":
                     key = day_key("audit:" if claim.audit else "", state.whom.user)
-                    # Sessions by another rule may have another limit, and so another purse.
-                    purse = self._purses.of(f"{key} {room.limit}", left(room))
+                    purse = self._purses.of(key, room.used)
                     state.days.append(Day(key, room.limit, purse, claim.audit))
                 continue
             act = _act(claim.point, claim.decided)

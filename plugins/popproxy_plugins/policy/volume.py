@@ -17,13 +17,13 @@ STEP = 1 << 20
 
 
 class Purse:
-    """One user's day in this worker: ``taken`` octets by its sessions, of which the store was ``told`` so many, and no
-    more than ``most`` may be taken as of the last login."""
+    """One user's day in this worker, whatever the limits: ``taken`` octets by its sessions, of which the store was
+    ``told`` so many, and ``elsewhere`` those of others and of before, as of the last login."""
 
-    __slots__ = ("__weakref__", "most", "taken", "told")
+    __slots__ = ("__weakref__", "elsewhere", "taken", "told")
 
     def __init__(self) -> None:
-        self.most = self.taken = self.told = 0
+        self.elsewhere = self.taken = self.told = 0
 
 
 class Purses:
@@ -37,12 +37,12 @@ class Purses:
     def __len__(self) -> int:
         return len(self._open)
 
-    def of(self, key: str, left: int) -> Purse:
-        """The purse of ``key``, of which the store says that ``left`` octets are left."""
+    def of(self, key: str, used: int) -> Purse:
+        """The purse of ``key``, of which the store says that ``used`` octets are gone."""
         purse = self._open.get(key)
         if purse is None:
             purse = self._open[key] = Purse()
-        purse.most = left + purse.told
+        purse.elsewhere = used - purse.told
         return purse
 
 
@@ -62,7 +62,7 @@ class Day:
 
     def lacks(self, octets: int) -> bool:
         """Whether there is less than it takes for this session to have ``octets`` since its login."""
-        return octets - self.taken > self.purse.most - self.purse.taken
+        return octets - self.taken > self.limit - self.purse.elsewhere - self.purse.taken
 
     def take(self, octets: int) -> None:
         """The session has taken ``octets`` since its login, or is about to."""

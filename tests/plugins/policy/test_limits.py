@@ -174,6 +174,18 @@ def test_another_limit_begins_no_other_day() -> None:
     assert old.login(old.session(), "bob") is None
 
 
+def test_sessions_with_other_limits_share_the_day() -> None:
+    office = {"name": "office", "when": {"network": ["192.0.2.0/24"]}, "octets_per_day": 2000}
+    rig = Rig(office, {"name": "else", "octets_per_day": 1000})
+    inside, outside = rig.enter(client="192.0.2.1"), rig.enter(client="198.51.100.1")
+    for session in (inside, outside):
+        rig.list(session, MaildropEntry(1, 900, b"1"))
+    assert rig.command(inside, "RETR 1") is None
+    assert isinstance(rig.command(outside, "RETR 1"), Refuse)
+    assert rig.command(inside, "RETR 1") is None
+    assert isinstance(rig.command(inside, "RETR 1"), Refuse)
+
+
 def test_a_long_session_tells_the_store_on_its_way() -> None:
     rig = Rig({"name": "day", "octets_per_day": "1GB"})
     session = rig.enter()
