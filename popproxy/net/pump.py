@@ -91,7 +91,7 @@ class Pump(asyncio.Protocol):
         self._side: UpstreamSide | None = None
         self._lease: Lease | None = None
         self._dialing: asyncio.Task[None] | None = None
-        self._hooks = HookTasks(front.spawn, self.done)
+        self._hooks = HookTasks(front.loop, front.spawn, self.done)
         self._pacer: Pacer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf

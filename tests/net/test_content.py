@@ -381,6 +381,11 @@ def test_a_large_message_does_not_grow_the_process(plugin: type[Large], tmp_path
 def test_promise_9_a_listing_of_a_million_messages_is_not_held(tmp_path: Path) -> None:
     count = 1_000_000
     rows = [b"".join(b"%d 1000\r\n" % number for number in range(at, at + 10_000)) for at in range(1, count, 10_000)]
+    # Made here: what the test itself would hold for it must not be taken for the proxy's.
+    wanted = hashlib.sha256()
+    for part in rows:
+        wanted.update(part.replace(b" 1000\r\n", b" 1120\r\n"))
+    wanted.update(b".\r\n")
 
     def lists(peer: Peer) -> None:
         peer.login()
@@ -401,6 +406,4 @@ def test_promise_9_a_listing_of_a_million_messages_is_not_held(tmp_path: Path) -
                 left -= len(client._buffer)
                 client._buffer.clear()
                 growth.look()
-                assert take(client, left, digest) == hashlib.sha256(
-                    b"".join(part.replace(b" 1000\r\n", b" 1120\r\n") for part in rows) + b".\r\n"
-                ).digest()
+                assert take(client, left, digest) == wanted.digest()
