@@ -91,6 +91,7 @@ class Play:
         self.client = Peer(socket.create_connection(proxy.address(), PATIENCE))
         self.upstream: Peer | None = None
         self.sockets = [self.client.sock]
+        self.sent = b""
 
     def peer(self, leg: Leg) -> Peer:
         if leg is Leg.CLIENT:
@@ -118,9 +119,14 @@ class Play:
         assert self.client.line().startswith(b"+OK")
 
     def run(self, steps: Sequence[Step]) -> None:
-        for step in steps:
+        for place, step in enumerate(steps):
             if isinstance(step, Send):
-                self.peer(step.leg).sock.sendall(step.octets)
+                self.sent += step.octets
+                behind = steps[place + 1] if place + 1 < len(steps) else None
+                if not (isinstance(behind, Send) and behind.leg is step.leg):
+                    # All that a peer says in one breath goes out at once: the proxy may answer the first line of it.
+                    self.peer(step.leg).sock.sendall(self.sent)
+                    self.sent = b""
             elif isinstance(step, Expect):
                 came = self.peer(step.leg).take(len(step.octets))
                 assert came == step.octets, f"line {step.line}: {came!r}"
