@@ -144,7 +144,9 @@ class Proxy:
 
     def lines(self, event: str = "") -> list[dict[str, Any]]:
         """The log so far; only lines of ``event`` when it is given."""
-        lines: list[dict[str, Any]] = [json.loads(line) for line in self._log_path.read_text("ascii").splitlines()]
+        # A batch of lines may be written in pieces: what has no end yet is not a line.
+        whole = self._log_path.read_text("ascii").rpartition("\n")[0]
+        lines: list[dict[str, Any]] = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if event in ("", line["event"])]
 
     def wait(self, event: str, number: int = 1) -> dict[str, Any]:
