@@ -7,7 +7,7 @@ from popproxy.api.groups import group_names
 from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
 from popproxy.api.names import LOGIN_MECHANISMS, TRANSACTION_COMMANDS, ConfigNames, Problem
-from popproxy.api.options import Duration, Network, Octets, ReadableFile
+from popproxy.api.options import Duration, Network, Octets, ReadableFile, StatusText
 from popproxy.api.pace import Pace
 from popproxy.api.patterns import bounded_pattern
 from popproxy.api.plugin import Fail, Plugin, PluginConfig
@@ -172,6 +172,7 @@ __all__ = [
     "Sliding",
     "Slot",
     "Spend",
+    "StatusText",
     "Step",
     "Store",
     "StoreFailed",

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, ValidationInfo, WithJsonSchema
 
 
 class Wrong(ValueError):
@@ -122,3 +122,16 @@ Network = Annotated[
     IPv4Network | IPv6Network, PlainValidator(network), WithJsonSchema({"type": "string", "format": "ip-network"})
 ]
 """A network, or a single address."""
+
+
+def _status_text(text: str) -> str:
+    # [ would be read as the beginning of a response code (RFC 2449 section 8); a status line has 512 octets.
+    if not 0 < len(text) <= 400 or not text.isascii() or not text.isprintable() or text.startswith("["):
+        raise ValueError(
+            "cannot be sent in a status line: write 1 to 400 printable ASCII characters that do not begin with ["
+        )
+    return text
+
+
+StatusText = Annotated[str, AfterValidator(_status_text)]
+"""What a client reads behind ``-ERR`` and its response code."""

@@ -181,6 +181,7 @@ class _Stage:
     # Life
 
     def begin(self) -> None:
+        """Start the plugins, in order, then the session."""
         for plugin, services in zip(self.plugins, self.services, strict=True):
             self._started += 1
             begun = plugin.start(services)
@@ -222,6 +223,7 @@ class _Stage:
         self.upstream.unread.clear()
 
     def end(self) -> Played:
+        """What came of it. Raises AssertionError when a peer received more than the script says."""
         for leg, peer in ((Leg.CLIENT, self.client), (Leg.UPSTREAM, self.upstream)):
             if peer.unread:
                 self._wrong(f"the {leg.value} received more than the script says{self._shown(peer)}")
@@ -240,6 +242,7 @@ class _Stage:
         return played
 
     def stop(self) -> None:
+        """Stop what was started, in reverse."""
         for plugin in reversed(self.plugins[: self._started]):
             ended = plugin.stop()
             if inspect.iscoroutine(ended):
@@ -252,6 +255,7 @@ class _Stage:
     # Steps
 
     def run(self, steps: Sequence[Step]) -> None:
+        """Play ``steps``. Raises AssertionError at the first that does not hold."""
         place = 0
         while place < len(steps):
             step = steps[place]

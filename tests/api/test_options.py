@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from popproxy.api import Duration, Network, Octets, PluginConfig, ReadableFile
+from popproxy.api import Duration, Network, Octets, PluginConfig, ReadableFile, StatusText
 from popproxy.config.translate import words
 
 
@@ -86,3 +86,18 @@ def test_quantities_are_named_in_the_reference() -> None:
     properties = Bounds.model_json_schema()["properties"]
     assert [choice["type"] for choice in properties["every"]["anyOf"]] == ["number", "string"]
     assert [choice["type"] for choice in properties["most"]["anyOf"]] == ["integer", "string"]
+
+
+class Said(PluginConfig):
+    text: StatusText
+
+
+@pytest.mark.parametrize("text", ["", "x" * 401, "two\r\nlines", "\u00fcber", "[AUTH] no", "tab\t"])
+def test_what_cannot_stand_in_a_status_line_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="cannot be sent in a status line"):
+        Said(text=text)
+
+
+def test_a_status_text_stays_as_it_is_written() -> None:
+    for text in ("x", "x" * 400, "Not now [try later]"):
+        assert Said(text=text).text == text

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from popproxy.api import Duration, Network, PluginConfig
+from popproxy.api import Duration, Network, PluginConfig, StatusText
 
 LONGEST_DELAY = 60.0
 MOST = 10_000
@@ -124,9 +124,8 @@ class BruteForceConfig(PluginConfig):
         description="bans that refuse the connection already, at the price of asking the store at each: none, those "
         "made by `popproxy bans add`, or all (users who are known there are then refused, too)",
     )
-    text: str = Field(
+    text: StatusText = Field(
         default="Too many failed logins, try again later",
-        max_length=400,
         description="what a client reads who is refused",
     )
     secret: SecretStr | None = Field(
@@ -146,13 +145,6 @@ class BruteForceConfig(PluginConfig):
         if max(delays) > LONGEST_DELAY:
             raise ValueError(f"{max(delays):g} seconds: no client waits so long; write at most {LONGEST_DELAY:g}")
         return delays
-
-    @field_validator("text")
-    @classmethod
-    def _is_text(cls, text: str) -> str:
-        if not text.isascii() or not text.isprintable() or text.startswith("["):
-            raise ValueError("cannot be sent: write printable ASCII on one line that does not begin with [")
-        return text
 
     @field_validator("secret")
     @classmethod

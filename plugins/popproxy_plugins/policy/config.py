@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from popproxy.api import ConfigNames, Network, PluginConfig, Problem, ReadableFile
+from popproxy.api import ConfigNames, Network, PluginConfig, Problem, ReadableFile, StatusText
 from popproxy_plugins.policy.hours import hours, zone
 from popproxy_plugins.policy.kinds import (
     DAYS_MOST,
@@ -160,7 +160,7 @@ class Rule(PluginConfig):
     timezone: str | None = Field(
         default=None, description="time zone of its hours; else that of the plugin", examples=["America/New_York"]
     )
-    text: str | None = Field(
+    text: StatusText | None = Field(
         default=None, description="what the client reads when this rule refuses", examples=["POP only from the office"]
     )
     code: Literal["SYS/PERM", "SYS/TEMP", "IN-USE", "LOGIN-DELAY"] | None = Field(
@@ -246,13 +246,6 @@ class Rule(PluginConfig):
         description='logins of one user in a time: a number, `/`, and `second`, `minute`, `hour`, `day` or a duration',
         examples=["100/day"],
     )
-
-    @field_validator("text")
-    @classmethod
-    def _is_line(cls, text: str | None) -> str | None:
-        if text is not None and not (0 < len(text) <= 200 and text.isascii() and text.isprintable()):
-            raise ValueError("cannot be sent in a status line: write at most 200 printable ASCII characters")
-        return text
 
     @field_validator("timezone")
     @classmethod

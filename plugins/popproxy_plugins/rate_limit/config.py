@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from popproxy.api import Duration, Fixed, Network, PluginConfig, Sliding, TokenBucket, Window
+from popproxy.api import Duration, Fixed, Network, PluginConfig, Sliding, StatusText, TokenBucket, Window
 
 _NAME = re.compile(r"[a-z0-9_-]{1,40}")
 _PREFIX = re.compile(r"address/(\d{1,3})")
@@ -63,8 +63,8 @@ class Limit(PluginConfig):
     code: Literal["SYS/TEMP", "SYS/PERM", "LOGIN-DELAY"] = Field(
         default="SYS/TEMP", description="the response code of a refusal"
     )
-    text: str = Field(
-        default="Too many logins, try again later", max_length=400, description="what a client reads who is refused"
+    text: StatusText = Field(
+        default="Too many logins, try again later", description="what a client reads who is refused"
     )
 
     @field_validator("name")
@@ -81,13 +81,6 @@ class Limit(PluginConfig):
         if key not in _KEYS and (bits is None or not 1 <= int(bits[1]) <= 128):
             raise ValueError(f'{key[:70]!r} is no key: write one of {", ".join(_KEYS)}, or like "address/24"')
         return key
-
-    @field_validator("text")
-    @classmethod
-    def _is_text(cls, text: str) -> str:
-        if not text.isascii() or not text.isprintable() or text.startswith("["):
-            raise ValueError("cannot be sent: write printable ASCII on one line that does not begin with [")
-        return text
 
     @model_validator(mode="after")
     def _fits(self) -> Limit:

@@ -458,7 +458,7 @@ def test_one_key_of_a_table_leaves_the_others_as_they_are() -> None:
         ({"delays": []}, "write at least one"),
         ({"delays": ["5m"]}, "write at most 60"),
         ({"ban": {"longest": "1m"}}, "write a longer one"),
-        ({"text": "[AUTH] no"}, "does not begin with ["),
+        ({"text": "[AUTH] no"}, "do not begin with ["),
         ({"secret": "s3cr3t"}, "write at least 16 characters"),
         ({"address": {"names": 20_000}}, "less than or equal to 10000"),
         ({"allow": ["10.0.0.1/8"]}, "has bits set behind its prefix"),

@@ -60,7 +60,7 @@ def wrong(rule: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
         ({"expire": True}, "expire", "true is no EXPIRE"),
         ({"leave_on_server": {"days": 0}}, "leave_on_server.days", "0 is out of range; write at least 1"),
         ({"leave_on_server": 14}, "leave_on_server", "must be a table, not a whole number; write leave_on_server = {"),
-        ({"text": "two\r\nlines", "login": "deny"}, "text", "cannot be sent in a status line: write at most 200"),
+        ({"text": "two\r\nlines", "login": "deny"}, "text", "cannot be sent in a status line: write 1 to 400"),
         ({"wen": {}}, "wen", "unknown key; did you mean when?"),
         ({"when": {"users": ["ann"]}}, "when.users", "unknown key; did you mean user?"),
         ({"when": {"domain": ["@a.example"]}}, "when.domain", "'@a.example' is no domain: write 'a.example', what"),

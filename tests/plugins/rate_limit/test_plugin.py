@@ -335,8 +335,8 @@ S: -ERR [LOGIN-DELAY] Not yet
         ({"key": "user", "name": "Not a name"}, "write 1 to 40"),
         ({"key": "user", "limit": 0}, "greater than or equal to 1"),
         ({"key": "user", "per": "soon"}, "is no duration"),
-        ({"key": "user", "text": "[AUTH] x"}, "does not begin with ["),
-        ({"key": "user", "text": "two\nlines"}, "on one line"),
+        ({"key": "user", "text": "[AUTH] x"}, "do not begin with ["),
+        ({"key": "user", "text": "two\nlines"}, "cannot be sent in a status line"),
         ({"key": "address", "on": "connect", "code": "LOGIN-DELAY"}, 'code = "SYS/TEMP"'),
     ],
 )
