@@ -28,6 +28,7 @@ from popproxy.core.effects import Level
 from popproxy.core.hooks import CONTAINED
 from popproxy.core.login import Knowledge
 from popproxy.metrics.collector import WorkerMetrics
+from popproxy.net.desk import Desk
 from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Shared
 from popproxy.net.group import Group
@@ -68,12 +69,13 @@ class PluginFailed(Exception):
 
 
 class Worker:
-    """All listeners and sessions of one process, on the running loop."""
+    """All listeners and sessions of one process, on the running loop. ``desk`` answers questions about them."""
 
     def __init__(self, plan: Plan, log: WorkerLog, metrics: WorkerMetrics) -> None:
         self.plan = plan
         self.fronts: list[Front] = []
         self.listeners: list[Listener] = []
+        self.desk = Desk()
         self._log = log
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()

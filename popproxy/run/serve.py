@@ -12,9 +12,9 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from popproxy import __version__
 from popproxy.config.plan import Plan
@@ -24,6 +24,7 @@ from popproxy.net.listener import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker
 from popproxy.run.admin import Admin
+from popproxy.run.fleet import Answer, Reloaded, Status, asked
 from popproxy.run.logs import EventLog, LibraryHandler, describe
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ class _Service:
         self.log = log
         self.state = "starting"
         self.began = time.monotonic()
+        self.since = time.time()
+        self.worker: Worker | None = None
+        self.signalled: asyncio.Future[str] | None = None
 
     async def run(self, ready: Ready | None) -> int:
         """From the first log line to the last; the exit code."""
@@ -122,7 +126,7 @@ class _Service:
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
         metrics.build(type(loop).__module__.partition(".")[0])
         metrics.config(plan.hash)
-        worker = Worker(plan, log, metrics)
+        worker = self.worker = Worker(plan, log, metrics)
         admin = None
         if plan.admin is not None:
             admin = Admin(
@@ -130,7 +134,7 @@ class _Service:
                 lambda: self.state or None,
                 private=lambda: _ban_routes(plan, worker),
             )
-        signalled = self._on_signals(loop, worker)
+        signalled = self.signalled = self._on_signals(loop, worker)
         try:
             code = await self._start(worker, admin, signalled)
             if code == EX_OK:
@@ -149,6 +153,33 @@ class _Service:
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
+
+    # run.fleet.Fleet
+
+    async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float = 2.0) -> list[Answer]:
+        """See Fleet."""
+        if self.worker is None:
+            return []
+        return [await asked(self.worker.desk, 0, question, arguments)]
+
+    async def reload(self) -> Reloaded:
+        """See Fleet."""
+        return Reloaded(self.plan.hash, [{"message": "this process cannot reload: start it again", "worker": 0}])
+
+    def drain(self, reason: str) -> None:
+        """See Fleet."""
+        if self.signalled is not None and not self.signalled.done():
+            self.signalled.set_result(reason)
+
+    def status(self) -> Status:
+        """See Fleet."""
+        sessions = self.worker.sessions if self.worker is not None else 0
+        worker = {"worker": 0, "pid": os.getpid(), "up": True, "sessions": sessions, "restarts": 0, "generation": 1}
+        config = str(self.plan.source) if self.plan.source is not None else ""
+        return Status(
+            self.state or "ready", __version__, os.getpid(), config, self.plan.hash, self.since, self.since, True,
+            (worker,)
+        )
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop, worker: Worker) -> asyncio.Future[str]:
         """The future gets the name of the first TERM or INT; a second one ends the waiting for sessions."""
