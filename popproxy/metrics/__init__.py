@@ -5,8 +5,19 @@ lists instead, and one collector reads them when somebody scrapes. ``names`` is 
 """
 
 from popproxy.metrics.collector import WorkerMetrics
-from popproxy.metrics.exposition import new_registry, render
+from popproxy.metrics.exposition import Shown, new_registry, render
+from popproxy.metrics.merge import Merger
 from popproxy.metrics.meters import ListenerMeter, UpstreamMeter
 from popproxy.metrics.names import METRICS, ceiling
 
-__all__ = ["METRICS", "ListenerMeter", "UpstreamMeter", "WorkerMetrics", "ceiling", "new_registry", "render"]
+__all__ = [
+    "METRICS",
+    "ListenerMeter",
+    "Merger",
+    "Shown",
+    "UpstreamMeter",
+    "WorkerMetrics",
+    "ceiling",
+    "new_registry",
+    "render",
+]

@@ -20,9 +20,13 @@ Cell = list[float]
 Series = tuple[Values, float | Cell]
 """Label values in the order of ``Metric.label_names``, and the number or a copy of the cell."""
 
-Block = tuple[Kind, str, str, Values, str, tuple[float, ...], list[Series]]
+Exemplar = tuple[Values, int, str, float, float]
+"""An observation to look into: label values of its series, number of its bucket (0 for a counter), session id, the
+value that was observed, seconds since the epoch."""
+
+Block = tuple[Kind, str, str, Values, str, tuple[float, ...], list[Exemplar], list[Series]]
 """A metric with its series as plain data, fit for marshal: kind, full name, help, label names, merge rule of a
-gauge, buckets, series."""
+gauge, buckets, exemplars, series."""
 
 
 class Index(dict[Values, int]):
@@ -55,6 +59,10 @@ class Scalars(Generic[N]):
     def only(self, value: N, *key: str) -> None:
         """``key`` has this value in all its rows; every other key is forgotten."""
         self._rows = {key: [value] * len(self.metric.rows)}
+
+    def forget(self, *key: str) -> None:
+        """The series of ``key`` end; a later bind() begins anew."""
+        self._rows.pop(key, None)
 
     def series(self) -> Iterator[Series]:
         """What is to be exported: rows shown from the start, and what is not zero."""
@@ -112,4 +120,4 @@ def block_of(family: Scalars[int] | Scalars[float] | Histograms) -> Block:
     """One metric as plain data."""
     metric = family.metric
     series = list(family.series())
-    return (metric.kind, metric.full_name, metric.help, metric.label_names, metric.merge, metric.buckets, series)
+    return (metric.kind, metric.full_name, metric.help, metric.label_names, metric.merge, metric.buckets, [], series)

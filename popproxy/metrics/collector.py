@@ -13,10 +13,11 @@ from prometheus_client.metrics_core import Metric as Family
 from popproxy import __version__
 from popproxy.metrics.cells import Block, Families
 from popproxy.metrics.counters import PluginCounters, PluginMetrics
-from popproxy.metrics.exposition import family
+from popproxy.metrics.exposition import family, new_registry
 from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
 from popproxy.metrics.names import LAG, METRICS
 from popproxy.metrics.overload import OverloadMeter
+from popproxy.metrics.process import process_blocks
 from popproxy.metrics.store import StoreMeter
 
 
@@ -39,6 +40,7 @@ class WorkerMetrics:
         self._hooks = Hooks(self._families)
         self._counters = PluginCounters(self._families)
         self._dropped = dropped
+        self._process = new_registry()
         self._log_records = self._families.counters["log_records_dropped"].bind()
         self._draining = self._families.gauges["draining"].bind()
         self.spooled: list[float] = self._families.gauges["spooled_bytes"].bind()
@@ -90,6 +92,14 @@ class WorkerMetrics:
         """The hash of the config in force; the one before is forgotten."""
         self._families.gauges["config_info"].only(1.0, digest)
 
+    def reloaded(self, ok: bool, now: float) -> None:
+        """Whoever reads the config has read it: at the start, and for each reload. ``ok`` says whether it is in
+        force since ``now`` (seconds since the epoch); if not, the one before goes on. Nothing is shown before the
+        first call: a worker that is given its config by a supervisor leaves this to it."""
+        self._families.gauges["config_last_reload_successful"].bind()[0] = int(ok)
+        if ok:
+            self._families.gauges["config_last_reload_success_timestamp_seconds"].bind()[0] = now
+
     def draining(self, on: bool) -> None:
         """Whether the process shuts down."""
         self._draining[0] = int(on)
@@ -100,8 +110,8 @@ class WorkerMetrics:
         self._lag[-1] += seconds
 
     def snapshot(self) -> list[Block]:
-        """Every metric as plain data, fit for marshal."""
-        return list(self._blocks())
+        """Every metric, and what is known of this process, as plain data, fit for marshal."""
+        return [*self._blocks(), *process_blocks(self._process)]
 
     def _blocks(self) -> Iterator[Block]:
         self._log_records[0] = self._dropped()

@@ -36,7 +36,7 @@ def new_registry() -> CollectorRegistry:
 
 def family(block: Block) -> Family:
     """A block as prometheus_client takes it."""
-    kind, name, text, labels, _, buckets, series = block
+    kind, name, text, labels, _, buckets, _, series = block
     if kind == "histogram":
         found = HistogramMetricFamily(name, text, labels=labels)
         bounds = [*(_go_float(bound) for bound in buckets), "+Inf"]
@@ -65,7 +65,18 @@ class _Part:
         return (self._found,)
 
 
-def render(registry: CollectorRegistry, accept: str = "", pause: float = 0.0) -> tuple[bytes, str]:
+class Shown:
+    """Blocks, of a Merger or of a snapshot, as render() takes them."""
+
+    def __init__(self, blocks: Iterable[Block]) -> None:
+        self._blocks = blocks
+
+    def collect(self) -> Iterable[Family]:
+        """prometheus_client's Collector: one family after the other."""
+        return map(family, self._blocks)
+
+
+def render(registry: Collector, accept: str = "", pause: float = 0.0) -> tuple[bytes, str]:
     """The whole exposition and its content type: text, or OpenMetrics when the Accept header asks for it.
 
     Thousands of samples take tens of milliseconds. In a thread beside an event loop, give a ``pause`` (seconds) that

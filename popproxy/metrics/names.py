@@ -192,13 +192,21 @@ SIZES = tuple(256.0 * 4**n for n in range(11))
 LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 _L, _U, _S, _P = ("listener",), ("upstream",), ("upstream", "server"), ("plugin", "hook")
-_STORE = ("store",)
+_STORE, _W = ("store",), ("worker",)
 _TABLE: tuple[Metric, ...] = (
     Metric(
         "build_info", "gauge", "Always 1; the labels tell what runs.",
         ("version", "python", "openssl", "loop"), merge="max", start={},
     ),
     Metric("config_info", "gauge", "Always 1; the hash of the config in force.", ("hash",), merge="max", start={}),
+    Metric(
+        "config_last_reload_successful", "gauge", "1 if the last config that was to be read is in force.",
+        merge="min", start={},
+    ),
+    Metric(
+        "config_last_reload_success_timestamp_seconds", "gauge", "When the config in force was put in force.",
+        merge="max", start={},
+    ),
     Metric("connections", "counter", "Accepted client connections.", _L, start={}),
     Metric(
         "connections_rejected", "counter", "Client connections closed before the greeting.", _L,
@@ -358,6 +366,9 @@ _TABLE: tuple[Metric, ...] = (
     ),
     Metric("log_records_dropped", "counter", "Log records lost to a full buffer or a failed write.", (), start={}),
     Metric("draining", "gauge", "1 while the process shuts down.", (), merge="max", start={}),
+    Metric("worker_up", "gauge", "1 while the worker runs. Only with several workers.", _W, start={}),
+    Metric("worker_scrape_ok", "gauge", "1 if the worker answered when it was asked last.", _W, start={}),
+    Metric("worker_restarts", "counter", "Times a worker was started in place of one that died.", _W, start={}),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
@@ -376,16 +387,17 @@ def ceiling(
     servers: int = 1,
     rules: int = 8,
     limits: int = 4,
+    workers: int = 0,
 ) -> int:
     """The most samples /metrics can ever hold for a config of this size, whatever peers send.
 
     ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener, ``servers`` those of each
     upstream; one hook more stands for plugins that are not configured. ``rules`` and ``limits`` are those of all
-    plugins together. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the
-    counters plugins make for themselves.
+    plugins together, ``workers`` are slots of a supervisor, none in one process. Not counted: the fixed few dozen
+    ``process_*`` and ``python_*``, and the counters plugins make for themselves.
     """
     sizes = {"listener": listeners, "upstream": upstreams, "plugin": plugins, "hook": hooks, "name": certificates}
-    sizes |= {"server": servers, "rule": rules, "limit": limits}
+    sizes |= {"server": servers, "rule": rules, "limit": limits, "worker": workers}
     total = 0
     for metric in _TABLE:
         key = [name for name in metric.key if name != "plugin" or "hook" in metric.key]

@@ -126,6 +126,7 @@ class _Service:
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
         metrics.build(type(loop).__module__.partition(".")[0])
         metrics.config(plan.hash)
+        metrics.reloaded(True, time.time())
         worker = self.worker = Worker(plan, log, metrics)
         admin = None
         if plan.admin is not None:

@@ -63,7 +63,7 @@ def test_a_block_is_plain_data() -> None:
     family.bind("pop3")[0][0] += 1
     block = block_of(family)
     assert block == (
-        "histogram", "popproxy_x", "X.", ("listener", "a"), "sum", (1.0,), [(("pop3", "1"), [1, 0, 0])],
+        "histogram", "popproxy_x", "X.", ("listener", "a"), "sum", (1.0,), [], [(("pop3", "1"), [1, 0, 0])],
     )  # fmt: skip
     assert marshal.loads(marshal.dumps(block)) == block
 

@@ -17,7 +17,7 @@ def test_one_counter_without_label() -> None:
     bound[""].inc()
     bound[""].inc(2.5)
     assert list(counters.blocks()) == [
-        ("counter", "popproxy_plugin_headers_rewritten", "Headers rewritten.", (), "sum", (), [((), 3.5)])
+        ("counter", "popproxy_plugin_headers_rewritten", "Headers rewritten.", (), "sum", (), [], [((), 3.5)])
     ]
 
 

@@ -26,6 +26,7 @@ def touch(metrics: WorkerMetrics) -> None:
     """Call every method with every value."""
     metrics.build("asyncio")
     metrics.config("0123abcd")
+    metrics.reloaded(True, 1.8e9)
     metrics.draining(True)
     metrics.spooled[:] = [1000, 2000]
     metrics.lag(0.004)
