@@ -5,7 +5,7 @@ JOBS ?= 2
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
 
-.PHONY: run test check unit bench coverage lock fuzz wheel clean
+.PHONY: run test check unit bench boards coverage lock fuzz wheel clean
 
 run: .venv/run.stamp
 	$(BIN)/popproxy demo
@@ -36,6 +36,10 @@ coverage: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+# grafana/dashboards from grafana/boards.
+boards: .venv/dev.stamp
+	$(BIN)/python -m grafana.boards
 
 # Exact versions of everything, for Python 3.11 and later.
 lock: .venv/dev.stamp

@@ -1,0 +1,413 @@
+"""The kinds of panels. Every panel gets the board's data source and selectors, a unit, thresholds and a description.
+
+Sizes are in Grafana's grid: 24 columns, rows of about 38 pixels. Where a panel stands is the board's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from grafana_foundation_sdk.models import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+
+from grafana.boards.query import scoped, series
+
+DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
+
+GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = (
+    "green", "yellow", "orange", "red", "blue", "purple", "#8e8e8e",
+)  # fmt: skip
+
+COLOURS: dict[str, str] = {
+    "ok": GREEN, "allow": GREEN, "allowed": GREEN, "pass": GREEN, "quit": GREEN, "up": GREEN, "hit": GREEN,
+    "ham": GREEN,
+    "bad_credentials": YELLOW, "err": YELLOW, "negative": YELLOW, "modify": BLUE, "audit": BLUE, "audited": BLUE,
+    "rate_limited": PURPLE, "policy": PURPLE, "deny": PURPLE, "denied": PURPLE, "spam": PURPLE, "in_use": BLUE,
+    "malformed": ORANGE, "tls_required": ORANGE, "aborted": GREY, "client_eof": BLUE, "fail_closed": ORANGE,
+    "tempfail": RED, "timeout": RED, "upstream_lost": RED, "error": RED, "fail": RED, "down": RED, "fail_open": RED,
+}  # fmt: skip
+"""Words of the enums that have the same colour on every board: what went well, was refused, was our trouble."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Thresholds: the colour to begin with, and from which value on there is another. ``line``: drawn in graphs."""
+
+    base: str
+    steps: tuple[tuple[float, str], ...] = ()
+
+    def config(self) -> dashboard.ThresholdsConfig:
+        """As the SDK has it."""
+        steps = [dashboard.Threshold(value=None, color=self.base)]
+        steps += [dashboard.Threshold(value=value, color=color) for value, color in self.steps]
+        return dashboard.ThresholdsConfig(mode=dashboard.ThresholdsMode.ABSOLUTE, steps=steps)
+
+
+CALM = Marks("blue")
+"""Nothing here is good or bad by its size."""
+
+
+def above(warn: float, bad: float | None = None) -> Marks:
+    """Worse from ``warn`` on, bad from ``bad`` on."""
+    return Marks(GREEN, ((warn, ORANGE if bad is not None else RED), *(((bad, RED),) if bad is not None else ())))
+
+
+def below(bad: float, warn: float) -> Marks:
+    """Bad below ``bad``, worse below ``warn``."""
+    return Marks(RED, ((bad, ORANGE), (warn, GREEN)))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An expression, without selectors, and what its series are called: text with ``{{label}}``."""
+
+    expr: str
+    legend: str = ""
+
+
+Queries = Sequence[Query] | Query | str
+
+
+def lines(
+    title: str,
+    description: str,
+    unit: str,
+    queries: Queries,
+    *,
+    w: int = 8,
+    h: int = 8,
+    marks: Marks = CALM,
+    stacked: bool = False,
+    steps: bool = False,
+    none: str = "",
+    low: float | None = 0,
+    high: float | None = None,
+    logarithmic: bool = False,
+) -> dashboard.Panel:
+    """Values over time. ``none`` is what stands there when there is nothing, ``steps`` keeps values until the next."""
+    custom = timeseries.FieldConfig(
+        draw_style=common.GraphDrawStyle.LINE,
+        line_width=1,
+        fill_opacity=30 if stacked else 8,
+        line_interpolation=common.LineInterpolation.STEP_AFTER if steps else common.LineInterpolation.LINEAR,
+        show_points=common.VisibilityMode.NEVER,
+        span_nulls=False,
+        stacking=common.StackingConfig(
+            mode=common.StackingMode.NORMAL if stacked else common.StackingMode.NONE, group="A"
+        ),
+        thresholds_style=common.GraphThresholdsStyleConfig(
+            mode=common.GraphThresholdsStyleMode.DASHED if marks.steps else common.GraphThresholdsStyleMode.OFF
+        ),
+        scale_distribution=common.ScaleDistributionConfig(type_val=common.ScaleDistribution.LOG, log=10)
+        if logarithmic
+        else None,
+    )
+    wide = w >= 12
+    options = timeseries.Options(
+        legend=common.VizLegendOptions(
+            show_legend=True,
+            display_mode=common.LegendDisplayMode.TABLE if wide else common.LegendDisplayMode.LIST,
+            placement=common.LegendPlacement.RIGHT if wide else common.LegendPlacement.BOTTOM,
+            calcs=["mean", "max"] if wide else [],
+            sort_by="Mean" if wide else None,
+            sort_desc=True if wide else None,
+        ),
+        tooltip=common.VizTooltipOptions(
+            mode=common.TooltipDisplayMode.MULTI, sort=common.SortOrder.DESCENDING, hide_zeros=True
+        ),
+    )
+    found = _panel("timeseries", title, description, unit, queries, w, h, marks, custom, options, none)
+    config = _defaults(found)
+    config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC)
+    config.min_val, config.max_val = (None if logarithmic else low), high
+    asked = [queries] if isinstance(queries, Query) else [] if isinstance(queries, str) else queries
+    names = {name for query in asked for name in series(query.expr, query.legend)}
+    _field_config(found).overrides = [_painted(name, COLOURS[name]) for name in sorted(names & COLOURS.keys())]
+    return found
+
+
+def tile(
+    title: str,
+    description: str,
+    unit: str,
+    expr: str,
+    *,
+    w: int = 4,
+    h: int = 4,
+    marks: Marks = CALM,
+    none: str = "none",
+    decimals: float | None = None,
+    trend: bool = True,
+    board: str = "",
+    words: dict[str, tuple[str, str]] | None = None,
+) -> dashboard.Panel:
+    """One number, coloured by ``marks``. ``board`` is the one to look at next (its uid), ``words`` stand for values."""
+    options = stat.Options(
+        graph_mode=common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE,
+        color_mode=common.BigValueColorMode.BACKGROUND if marks.steps else common.BigValueColorMode.VALUE,
+        justify_mode=common.BigValueJustifyMode.AUTO,
+        text_mode=common.BigValueTextMode.VALUE,
+        reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
+        orientation=common.VizOrientation.AUTO,
+    )
+    found = _panel("stat", title, description, unit, expr, w, h, marks, None, options, none)
+    config = _defaults(found)
+    config.decimals = decimals
+    config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
+    if words:
+        results = {key: dashboard.ValueMappingResult(text=text, color=color) for key, (text, color) in words.items()}
+        config.mappings = [dashboard.ValueMap(options=results)]
+    if board:
+        found.links = [to_board(board)]
+    return found
+
+
+def bars(
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    w: int = 8,
+    h: int = 8,
+    marks: Marks = CALM,
+    none: str = "none",
+) -> dashboard.Panel:
+    """A sorted bar for each series, of the whole time that the board shows."""
+    options = bargauge.Options(
+        display_mode=common.BarGaugeDisplayMode.BASIC,
+        value_mode=common.BarGaugeValueMode.TEXT,
+        name_placement=common.BarGaugeNamePlacement.LEFT,
+        show_unfilled=True,
+        sizing=common.BarGaugeSizing.AUTO,
+        orientation=common.VizOrientation.HORIZONTAL,
+        reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
+        legend=common.VizLegendOptions(show_legend=False),
+    )
+    found = _panel("bargauge", title, description, unit, query, w, h, marks, None, options, none, instant=True)
+    _defaults(found).color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
+    _defaults(found).min_val = 0
+    return found
+
+
+def heat(title: str, description: str, unit: str, expr: str, *, w: int = 12, h: int = 8) -> dashboard.Panel:
+    """How a histogram's observations spread over time; ``expr`` is a sum by ``le``."""
+    options = heatmap.Options(
+        calculate=False,
+        color=heatmap.HeatmapColorOptions(
+            mode=heatmap.HeatmapColorMode.SCHEME,
+            scheme="Oranges",
+            fill="dark-orange",
+            scale=heatmap.HeatmapColorScale.EXPONENTIAL,
+            exponent=0.5,
+            steps=64,
+        ),
+        filter_values=heatmap.FilterValueRange(le=1e-9),
+        rows_frame=heatmap.RowsHeatmapOptions(layout=common.HeatmapCellLayout.AUTO),
+        cell_gap=1,
+        y_axis=heatmap.YAxisConfig(unit=unit, axis_placement=common.AxisPlacement.LEFT),
+        legend=heatmap.HeatmapLegend(show=True),
+        tooltip=heatmap.HeatmapTooltip(mode=common.TooltipDisplayMode.SINGLE, y_histogram=True),
+    )
+    found = _panel(
+        "heatmap", title, description, unit, Query(expr, "{{le}}"), w, h, CALM, heatmap.FieldConfig(), options, ""
+    )
+    for target in found.targets or []:
+        assert isinstance(target, prometheus.Dataquery)
+        target.format_val = prometheus.PromQueryFormat.HEATMAP
+    return found
+
+
+def timeline(
+    title: str,
+    description: str,
+    query: Query,
+    words: dict[str, tuple[str, str]],
+    *,
+    w: int = 24,
+    h: int = 8,
+    none: str = "none",
+) -> dashboard.Panel:
+    """A band for each series that changes its colour with its value: ``words`` are text and colour by value."""
+    options = statetimeline.Options(
+        show_value=common.VisibilityMode.NEVER,
+        row_height=0.8,
+        merge_values=True,
+        legend=common.VizLegendOptions(
+            show_legend=True,
+            display_mode=common.LegendDisplayMode.LIST,
+            placement=common.LegendPlacement.BOTTOM,
+        ),
+        tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE, sort=common.SortOrder.NONE),
+    )
+    marks = Marks(RED, ((1, GREEN),))
+    custom = statetimeline.FieldConfig(line_width=0, fill_opacity=80)
+    found = _panel("state-timeline", title, description, "none", query, w, h, marks, custom, options, none)
+    config = _defaults(found)
+    config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
+    results = {key: dashboard.ValueMappingResult(text=text, color=color) for key, (text, color) in words.items()}
+    config.mappings = [dashboard.ValueMap(options=results)]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table: title, expression, unit and marks. Without a title only the expression's labels show."""
+
+    title: str
+    expr: str
+    unit: str = "none"
+    marks: Marks | None = None
+    words: dict[str, tuple[str, str]] | None = None
+
+
+def rows(
+    title: str,
+    description: str,
+    labels: dict[str, str],
+    columns: Sequence[Column],
+    *,
+    w: int = 24,
+    h: int = 8,
+    sort: str = "",
+    none: str = "none",
+) -> dashboard.Panel:
+    """A table, a row for each combination of ``labels`` (label: title); each column is an expression of its own."""
+    queries = [Query(column.expr) for column in columns]
+    custom = common.TableFieldOptions(
+        align=common.FieldTextAlignment.AUTO, cell_options=common.TableAutoCellOptions(), inspect=False
+    )
+    options = table.Options(
+        show_header=True,
+        cell_height=common.TableCellHeight.SM,
+        sort_by=[common.TableSortByFieldState(display_name=sort, desc=True)] if sort else None,
+    )
+    found = _panel("table", title, description, "none", queries, w, h, CALM, custom, options, none, instant=True)
+    for target in found.targets or []:
+        assert isinstance(target, prometheus.Dataquery)
+        target.format_val = prometheus.PromQueryFormat.TABLE
+    values = ["Value"] if len(columns) == 1 else [f"Value #{ref(index)}" for index in range(len(columns))]
+    titles = {value: column.title for value, column in zip(values, columns, strict=True) if column.title}
+    shown = [*labels, *titles]
+    found.transformations = [
+        dashboard.DataTransformerConfig(id_val="merge", options={}),
+        dashboard.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": shown}}),
+        dashboard.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {},
+                "indexByName": {name: index for index, name in enumerate(shown)},
+                "renameByName": labels | titles,
+            },
+        ),
+    ]
+    _field_config(found).overrides = [_column(column) for column in columns if column.title]
+    return found
+
+
+def ref(index: int) -> str:
+    """refId of a panel's query: A, B, C ..."""
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index]
+
+
+def to_board(uid: str) -> dashboard.DashboardLink:
+    """A panel's link to another board that keeps time and variables."""
+    return dashboard.DashboardLink(
+        title="Look closer",
+        type_val=dashboard.DashboardLinkType.LINK,
+        url=f"/d/{uid}?${{__url_time_range}}&${{__all_variables}}",
+    )
+
+
+def _column(column: Column) -> dashboard.DashboardFieldConfigSourceOverrides:
+    properties = [dashboard.DynamicConfigValue(id_val="unit", value=column.unit)]
+    if column.marks is not None:
+        properties += [
+            dashboard.DynamicConfigValue(id_val="thresholds", value=column.marks.config().to_json()),
+            dashboard.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}),
+        ]
+    if column.words is not None:
+        options = {key: {"text": text, "color": color} for key, (text, color) in column.words.items()}
+        properties += [
+            dashboard.DynamicConfigValue(id_val="mappings", value=[{"type": "value", "options": options}]),
+            dashboard.DynamicConfigValue(id_val="custom.cellOptions", value={"type": "color-text"}),
+        ]
+    return dashboard.DashboardFieldConfigSourceOverrides(
+        matcher=dashboard.MatcherConfig(id_val="byName", options=column.title), properties=properties
+    )
+
+
+def _painted(word: str, colour: str) -> dashboard.DashboardFieldConfigSourceOverrides:
+    return dashboard.DashboardFieldConfigSourceOverrides(
+        matcher=dashboard.MatcherConfig(id_val="byName", options=word),
+        properties=[
+            dashboard.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour}),
+        ],
+    )
+
+
+def _panel(
+    kind: str,
+    title: str,
+    description: str,
+    unit: str,
+    queries: Queries,
+    w: int,
+    h: int,
+    marks: Marks,
+    custom: object,
+    options: object,
+    none: str,
+    instant: bool = False,
+) -> dashboard.Panel:
+    if isinstance(queries, str):
+        queries = Query(queries)
+    asked = [queries] if isinstance(queries, Query) else list(queries)
+    targets = [
+        prometheus.Dataquery(
+            ref_id=ref(index),
+            expr=scoped(query.expr),
+            legend_format=query.legend or "__auto",
+            editor_mode=prometheus.QueryEditorMode.CODE,
+            range_val=not instant,
+            instant=instant,
+            datasource=DATASOURCE,
+        )
+        for index, query in enumerate(asked)
+    ]
+    return dashboard.Panel(
+        type_val=kind,
+        title=title,
+        description=description,
+        datasource=DATASOURCE,
+        grid_pos=dashboard.GridPos(w=w, h=h),
+        targets=list(targets),
+        options=options,
+        field_config=dashboard.FieldConfigSource(
+            defaults=dashboard.FieldConfig(
+                unit=unit, thresholds=marks.config(), mappings=[], custom=custom, no_value=none or None
+            ),
+            overrides=[],
+        ),
+    )
+
+
+def _field_config(panel: dashboard.Panel) -> dashboard.FieldConfigSource:
+    assert panel.field_config is not None
+    return panel.field_config
+
+
+def _defaults(panel: dashboard.Panel) -> dashboard.FieldConfig:
+    defaults = _field_config(panel).defaults
+    assert defaults is not None
+    return defaults
