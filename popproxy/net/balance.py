@@ -18,9 +18,13 @@ class Choice(Protocol):
     """A server with what balancing remembers of it. ``credit`` begins at 0, ``turn`` at 0."""
 
     server: Server
-    sessions: int
     credit: int
     turn: int
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open there."""
+        ...
 
 
 C = TypeVar("C", bound=Choice)

@@ -46,16 +46,23 @@ class Connected(Generic[P]):
 
 
 class Dialer:
-    """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates."""
+    """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates; may be
+    made in a thread."""
 
     def __init__(
-        self, plan: UpstreamPlan, times: Timeouts, meter: UpstreamMeter, group: Group, own: OwnAddresses
+        self,
+        plan: UpstreamPlan,
+        times: Timeouts,
+        meter: UpstreamMeter,
+        group: Group,
+        own: OwnAddresses,
+        closing: set[asyncio.Transport] | None = None,
     ) -> None:
         self.plan = plan
         self.meter = meter
         self.group = group
-        self.closing: set[asyncio.Transport] = set()
-        """Connections nobody uses any more that are not closed yet."""
+        self.closing: set[asyncio.Transport] = set() if closing is None else closing
+        """Connections nobody uses any more that are not closed yet; all dialers of a worker may share the set."""
         self._times = times
         self._own = own
         self._literals = {server: _literal(server.host) for server in plan.servers}

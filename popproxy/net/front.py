@@ -37,9 +37,18 @@ class EventLog(Protocol):
         ...
 
 
+class Seats:
+    """The connections of all listeners of one name, whichever config they began under."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the worker lends to every front."""
+    """What all fronts of one config share."""
 
     loop: asyncio.AbstractEventLoop
     log: EventLog
@@ -53,10 +62,16 @@ class Shared:
 
 
 class Front:
-    """One listener. ``open`` counts its connections, ``pumps`` are those that have a session."""
+    """One listener as one config has it. ``open`` counts its connections, ``pumps`` are those that have a session,
+    ``seats`` counts together with the fronts of earlier configs. ``context`` is the TLS of the next handshake."""
 
     def __init__(
-        self, listener: ListenerPlan, shared: Shared, meter: ListenerMeter, context: ssl.SSLContext | None
+        self,
+        listener: ListenerPlan,
+        shared: Shared,
+        meter: ListenerMeter,
+        context: ssl.SSLContext | None,
+        seats: Seats | None = None,
     ) -> None:
         self.listener = listener
         self.plan: SessionPlan = listener.session
@@ -69,12 +84,14 @@ class Front:
         self.door = Door(self)
         self.pumps: set[Pump] = set()
         self.open = 0
+        self.seats = seats or Seats()
         self.draining = False
+        self.retired = False
         self._log = shared.log
         self._next_id = shared.next_id
         self._ended = shared.ended
         self._overload = shared.overload
-        self._context = context
+        self.context = context
 
     # Connections
 
@@ -85,12 +102,13 @@ class Front:
     def enter(self) -> tuple[Literal["limit", "overload"], str] | None:
         """A client was accepted: count it. When there is no room, why: then it does not stay."""
         self.meter.connection()
-        if self.open >= self.listener.limit:
+        if self.seats.taken >= self.listener.limit:
             return "limit", f"{self.listener.limit} connections are open"
         why = self._overload.refuses(self.loop.time())
         if why:
             return "overload", why
         self.open += 1
+        self.seats.taken += 1
         self._overload.open += 1
         self.meter.active(1)
         return None
@@ -98,8 +116,11 @@ class Front:
     def leave(self) -> None:
         """A client that had room is gone."""
         self.open -= 1
+        self.seats.taken -= 1
         self._overload.open -= 1
         self.meter.active(-1)
+        if self.retired and not self.open:
+            self._ended()
 
     def admit(self, pump: Pump, transport: asyncio.Transport, invited: bool) -> bytes | None:
         """Take the connection, or give what is said to a client that is refused.
@@ -223,12 +244,12 @@ class Front:
         self, sock: socket.socket, ready: Callable[[TlsTransport, TlsFailure | None], None]
     ) -> TlsTransport:
         """TLS as server on a connected socket."""
-        if self._context is None:
+        if self.context is None:
             raise RuntimeError(f"listener {self.listener.name} has no certificate")
         return TlsTransport(
             self.loop,
             sock,
-            self._context,
+            self.context,
             server_side=True,
             handshake_timeout=self.plan.timeouts.handshake,
             ready=ready,

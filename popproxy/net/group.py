@@ -2,7 +2,8 @@
 
 A Lease is one place at one server, from the dial to the end of the connection. Where no place is free a login waits
 in a queue that has a length and a deadline; places are given in the order of the queue, to the first that can use
-one. All counts are this process's own.
+one. All counts are this process's own. A reload makes a new Group of the same upstream: what stays a server keeps its
+count, and its breaker when the rules for it are the same; sessions of both Groups count together.
 """
 
 from __future__ import annotations
@@ -35,23 +36,37 @@ class Watch(Protocol):
         ...
 
 
+class Load:
+    """Places in use, at one server or at all of an upstream."""
+
+    __slots__ = ("sessions",)
+
+    def __init__(self) -> None:
+        self.sessions = 0
+
+
 class Member:
     """A server of the group. ``name`` is its host and port; ``credit`` and ``turn`` are balance's."""
 
-    __slots__ = ("breaker", "credit", "name", "server", "sessions", "turn")
+    __slots__ = ("breaker", "credit", "load", "name", "server", "turn")
 
-    def __init__(self, server: Server, breaker: Breaker) -> None:
+    def __init__(self, server: Server, breaker: Breaker, load: Load | None = None) -> None:
         self.server = server
         self.name = f"{bracketed(server.host)}:{server.port}"
         self.breaker = breaker
-        self.sessions = 0
+        self.load = load or Load()
         self.credit = 0
         self.turn = 0
 
     @property
+    def sessions(self) -> int:
+        """Places in use there."""
+        return self.load.sessions
+
+    @property
     def room(self) -> bool:
         """Whether it may have one session more."""
-        return not self.server.max_sessions or self.sessions < self.server.max_sessions
+        return not self.server.max_sessions or self.load.sessions < self.server.max_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +117,45 @@ class Lease:
 
 
 class Group:
-    """See the head of this file. ``sessions`` are all its places in use."""
+    """See the head of this file. ``before`` is a Group of the same upstream that is in use."""
 
-    def __init__(self, plan: UpstreamPlan, clock: Callable[[], float], watch: Watch) -> None:
+    def __init__(
+        self, plan: UpstreamPlan, clock: Callable[[], float], watch: Watch, before: Group | None = None
+    ) -> None:
         self.plan = plan
-        self.sessions = 0
         self._clock = clock
         self._watch = watch
         now = clock()
-        self.members = tuple(Member(server, Breaker(plan.health, now)) for server in plan.servers)
+        self._load: Load = Load() if before is None else before._load
+        self._kin: list[Group] = [] if before is None else before._kin
+        """Those whose sessions count together, the latest last."""
+        known = {member.name: (group, member) for group in self._kin for member in group.members}
+        members: list[Member] = []
+        for server in plan.servers:
+            member = Member(server, Breaker(plan.health, now))
+            if member.name in known:
+                group, old = known[member.name]
+                member.load = old.load
+                if group.plan.health == plan.health:
+                    member.breaker = old.breaker
+            members.append(member)
+        self.members: tuple[Member, ...] = tuple(members)
         self._waiting: dict[int, tuple[Wish, asyncio.Future[Lease | Failure]]] = {}
         self._tickets = 0
+
+    @property
+    def sessions(self) -> int:
+        """Places in use, of all kin."""
+        return self._load.sessions
+
+    def join(self) -> None:
+        """It is in use: what others of its kin give back may be given to those who wait here."""
+        self._kin.append(self)
+
+    def leave(self) -> None:
+        """It is in use no more. May be repeated."""
+        if self in self._kin:
+            self._kin.remove(self)
 
     def other(self, server: Server) -> Member:
         """A server that a plugin named: one of the group's own, or one of which nothing is remembered."""
@@ -133,7 +176,7 @@ class Group:
         eligible = self._eligible(wish, now)
         if isinstance(eligible, Failure):
             return eligible
-        if plan.max_sessions and self.sessions >= plan.max_sessions:
+        if plan.max_sessions and self._load.sessions >= plan.max_sessions:
             return None
         if plan.balance == "sticky" and len(eligible) > 1:
             # Whose server is full waits for it: only a dead server moves its users.
@@ -147,8 +190,8 @@ class Group:
                 member = balance.round_robin(free)
             elif plan.balance == "least_sessions":
                 member = balance.least_sessions(free)
-        member.sessions += 1
-        self.sessions += 1
+        member.load.sessions += 1
+        self._load.sessions += 1
         return Lease(self, member, member.breaker.begin(now))
 
     def _eligible(self, wish: Wish, now: float) -> Sequence[Member] | Failure:
@@ -178,14 +221,14 @@ class Group:
         self._tickets += 1
         ticket = self._tickets
         self._waiting[ticket] = wish, future
-        self._watch.queue(len(self._waiting))
+        self._tell_queue()
         result = "gone"
         try:
             await asyncio.wait((future,), timeout=plan.queue_timeout)
             result = "ok" if future.done() else "timeout"
         finally:
             if self._waiting.pop(ticket, None) is not None:
-                self._watch.queue(len(self._waiting))
+                self._tell_queue()
             self._watch.waited(result, self._clock() - began)
             if result == "gone" and future.done():
                 # Cancelled just when it was given a place.
@@ -203,7 +246,11 @@ class Group:
             if given is not None:
                 del self._waiting[ticket]
                 future.set_result(given)
-                self._watch.queue(len(self._waiting))
+                self._tell_queue()
+
+    def _tell_queue(self) -> None:
+        others = sum(len(group._waiting) for group in self._kin if group is not self)
+        self._watch.queue(len(self._waiting) + others)
 
     # What leases tell
 
@@ -243,12 +290,17 @@ class Group:
 
     def release(self, member: Member) -> None:
         """See Lease."""
-        member.sessions -= 1
-        self.sessions -= 1
+        member.load.sessions -= 1
+        self._load.sessions -= 1
+        self._serve_all()
+
+    def _serve_all(self) -> None:
         if self._waiting:
             self._serve()
+        for group in self._kin:
+            if group._waiting and group is not self:
+                group._serve()
 
     def _turned(self, member: Member, failure: Failure | None, seconds: float) -> None:
         self._watch.turned(member.name, member.breaker.up, failure, seconds)
-        if self._waiting:
-            self._serve()
+        self._serve_all()

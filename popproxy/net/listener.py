@@ -41,7 +41,7 @@ _ADVICE_UNIX = {
 
 
 def bind(where: Bind) -> socket.socket:
-    """A listening socket. Raises BindError."""
+    """A listening, non-blocking socket. Raises BindError."""
     try:
         return _unix(where) if where.family == "unix" else _inet(where)
     except OSError as error:
@@ -107,13 +107,12 @@ def _clear(path: Path) -> None:
 
 
 class Listener:
-    """One listening socket in use. It owns the socket."""
+    """One listening socket in use. It owns the socket; the file of a Unix socket is whoever's who bound it."""
 
     def __init__(self, front: Front, sock: socket.socket, where: Bind) -> None:
         self.front = front
         self.where = where
         self._sock = sock
-        self._inode = _inode(where)
         self._server: asyncio.Server | None = None
         self._accepting = False
         self._pause: asyncio.TimerHandle | None = None
@@ -152,46 +151,67 @@ class Listener:
         self.front.loop.add_reader(self._sock.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_TURN):
+        if self._accepted(_TURN) is False:
+            # At once would only burn the processor.
+            self._ignore()
+            self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._watch)
+
+    def _accepted(self, most: int) -> bool | None:
+        """Accept at most so many. True: nobody waits any more; None: perhaps somebody does; False: it cannot be done
+        for want of descriptors or memory, and the clients wait in the backlog."""
+        for _ in range(most):
             try:
                 sock, _ = self._sock.accept()
             except BlockingIOError:
-                return
+                return True
             except ConnectionError:
                 # It was there and is gone (accept(2)).
                 continue
             except OSError as error:
-                # Out of descriptors or memory. The clients wait in the backlog; at once would only burn the processor.
                 self.front.accept_failed(error)
-                self._ignore()
-                self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._watch)
-                return
+                return False
             sock.setblocking(False)
             self.front.door.accepted(sock)
+        return None
 
     def _ignore(self) -> None:
         if self._accepting:
             self._accepting = False
             self.front.loop.remove_reader(self._sock.fileno())
 
+    def finish(self) -> None:
+        """Nobody will listen here any more: accept who waits in the backlog, then close."""
+        try:
+            self._stop(keep=True)
+        except OSError as error:
+            self.front.accept_failed(error)
+            self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self.finish)
+            return
+        self._rest()
+
+    def _rest(self) -> None:
+        self._pause = None
+        outcome = None
+        while outcome is None:
+            outcome = self._accepted(_TURN)
+        if outcome:
+            self._sock.close()
+        else:
+            self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._rest)
+
     def close(self) -> None:
         """Accept no more. May be repeated."""
-        self._ignore()
+        self._stop(keep=False)
+        self._sock.close()
+
+    def _stop(self, keep: bool) -> None:
         if self._pause is not None:
             self._pause.cancel()
+            self._pause = None
+        self._ignore()
         if self._server is not None:
+            if keep:
+                # Closing the server closes its socket; the queue is the same behind a duplicate.
+                self._sock = self._sock.dup()
             self._server.close()
-        self._sock.close()
-        if self._inode and _inode(self.where) == self._inode:
-            Path(self.where.path).unlink()
-        self._inode = 0
-
-
-def _inode(where: Bind) -> int:
-    """Which file a Unix socket is, so that only our own is removed; 0 when there is none."""
-    if where.family != "unix":
-        return 0
-    try:
-        return Path(where.path).lstat().st_ino
-    except FileNotFoundError:
-        return 0
+            self._server = None

@@ -70,12 +70,27 @@ class Overload:
         self._began: dict[Resource, float] = {}
         self._resting = 0
         self.open = 0
+        self._tell_marks()
+
+    def _tell_marks(self) -> None:
         for resource, limit in self._limits.items():
-            meter.mark(resource, limit)
+            self._meter.mark(resource, limit)
 
     def begin(self) -> None:
         """Everything is open that the process needs without a client."""
         self._resting = system.descriptors() or 0
+
+    def take(self, plan: OverloadPlan, now: float) -> None:
+        """From ``now`` on other marks hold. What is shed because of a mark that is gone is shed no more."""
+        before, self._limits = self._limits, _limits(plan)
+        if self._limits == before:
+            return
+        passed = self._marks.passed
+        self._marks = Marks(self._limits)
+        self._marks.passed = {resource for resource in passed if resource in self._limits}
+        for resource in passed - self._limits.keys():
+            self._told(resource, False, 0.0, before[resource], now)
+        self._tell_marks()
 
     def refuses(self, now: float) -> str:
         """Why a client that is here now cannot stay, in words; empty when it can. ``now`` is the loop's time."""
@@ -104,18 +119,20 @@ class Overload:
             return
         self._meter.value(resource, value)
         change = self._marks.look(resource, value)
-        if change is None:
-            return
-        self._meter.shedding(resource, change)
-        if change:
+        if change is not None:
+            self._told(resource, change, value, self._limits[resource], now)
+
+    def _told(self, resource: Resource, begins: bool, value: float, mark: float, now: float) -> None:
+        self._meter.shedding(resource, begins)
+        if begins:
             self._began[resource] = now
         self._log.event(
-            "warning" if change else "info",
-            "overload" if change else "overload_over",
+            "warning" if begins else "info",
+            "overload" if begins else "overload_over",
             resource=resource,
             value=round(value, 3),
-            mark=round(self._limits[resource], 3),
-            seconds=0.0 if change else round(now - self._began[resource], 3),
+            mark=round(mark, 3),
+            seconds=0.0 if begins else round(now - self._began[resource], 3),
         )
 
 

@@ -115,3 +115,33 @@ async def begin(store: Backend, plan: StorePlan) -> None:
     if plan.path is not None and plan.path.parent == state_directory():
         plan.path.parent.mkdir(0o700, parents=True, exist_ok=True)
     await store.open()
+
+
+class Stores:
+    """The stores of one process by their plans: as long as the plan is the same, so is the store, whichever config
+    names it. ``watched`` makes the Watch of a kind of store."""
+
+    def __init__(self, watched: Callable[[str], Watch]) -> None:
+        self._watched = watched
+        self._open: dict[StorePlan, tuple[Backend, list[object]]] = {}
+
+    async def take(self, plan: StorePlan, who: object) -> Backend:
+        """The store of ``plan``, opened when nobody has it; ``who`` holds it from now on. Raises as ``begin`` does."""
+        if plan not in self._open:
+            store = make(plan, self._watched(plan.use))
+            await begin(store, plan)
+            self._open[plan] = store, []
+        store, holders = self._open[plan]
+        holders.append(who)
+        return store
+
+    async def leave(self, plan: StorePlan, who: object) -> None:
+        """``who`` needs it no more; it is closed when nobody does. May be repeated."""
+        if plan not in self._open:
+            return
+        store, holders = self._open[plan]
+        if who in holders:
+            holders.remove(who)
+        if not holders:
+            del self._open[plan]
+            await store.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from popproxy.config.plan import UpstreamPlan
-from popproxy.config.urls import bracketed
 from popproxy.core.effects import Level
 from popproxy.core.failures import Failure
 from popproxy.metrics.meters import UpstreamMeter
@@ -22,13 +20,10 @@ class EventLog(Protocol):
 class UpstreamWatch:
     """net.group.Watch of one upstream."""
 
-    def __init__(self, plan: UpstreamPlan, log: EventLog, meter: UpstreamMeter) -> None:
-        self._upstream = plan.name
+    def __init__(self, upstream: str, log: EventLog, meter: UpstreamMeter) -> None:
+        self._upstream = upstream
         self._log = log
         self._meter = meter
-        meter.limit(plan.max_sessions)
-        for server in plan.servers:
-            meter.up(f"{bracketed(server.host)}:{server.port}", True)
 
     def turned(self, server: str, up: bool, failure: Failure | None, seconds: float) -> None:
         """See Watch."""

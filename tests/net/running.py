@@ -113,6 +113,14 @@ class Proxy:
         """Run ``work`` on the proxy's loop; its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
+    def adopt(self, plan: Plan) -> None:
+        """New sessions go by ``plan``."""
+
+        async def work() -> None:
+            await self.worker.adopt(await self.worker.prepare(plan))
+
+        self.call(work())
+
     def stop(self, deadline: float = 0.0) -> None:
         """End all sessions, as the worker does it."""
         self.call(self.worker.stop(deadline), deadline + PATIENCE)

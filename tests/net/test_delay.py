@@ -20,7 +20,7 @@ class Waits(Plugin[PluginConfig]):
 @both_loops
 def test_who_waits_costs_no_task_and_may_go_away(loop: str, tmp_path: Path) -> None:
     async def tasks() -> int:
-        return len(proxy.worker._tasks)
+        return len(proxy.worker.generations[0].tasks)
 
     setup = Setup(["pop3+clear://127.0.0.1:1"], loop, plugins=[Waits(PluginConfig())])
     with running(setup, tmp_path) as proxy:
@@ -59,7 +59,7 @@ def serve(peer: Peer) -> None:
 @both_loops
 def test_who_is_held_costs_no_task_and_no_connection_and_logs_in_later(loop: str, tmp_path: Path) -> None:
     async def tasks() -> int:
-        return len(proxy.worker._tasks)
+        return len(proxy.worker.generations[0].tasks)
 
     with Upstream(serve) as upstream:
         setup = Setup([upstream.url], loop, plugins=[Holds(PluginConfig())])

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from popproxy.api import Plugin, PluginConfig, Services, SessionSummary, SessionView
 from popproxy.metrics.collector import WorkerMetrics
-from popproxy.net import worker as module
+from popproxy.net import generation
 from popproxy.net.listener import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker
@@ -119,7 +119,7 @@ async def cancelled(services: Services | None = None) -> None:
 def test_a_plugin_that_does_not_start_leaves_nothing_open(
     loop: str, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_START_SECONDS", 0.2)
+    monkeypatch.setattr(generation, "_START_SECONDS", 0.2)
     path = tmp_path / "pop3.sock"
     listeners = listener("main", "127.0.0.1:0", f"unix:{path}")
     plugins = [Witness("good"), Witness("bad", start), Witness("never")]
@@ -346,7 +346,7 @@ def test_listeners_share_one_context_and_one_warning(loop: str, tmp_path: Path) 
     made = Setup(["pop3+clear://127.0.0.1:9"], loop, listeners=listeners)
     with running(made, tmp_path) as proxy:
         first, second = proxy.worker.fronts
-        assert first._context is second._context is not None
+        assert first.context is second.context is not None
         for name in ("starttls", "implicit"):
             assert proxy.sample(
                 "tls_certificate_expiry_timestamp_seconds", listener=name, name="proxy.pem"
