@@ -278,11 +278,15 @@ def _ca_file(path: KeyPath, file: Path, report: Report) -> None:
 
 
 def log(table: Log, report: Report) -> None:
-    """The log file can be written."""
+    """The log file can be written, and what is set decides something."""
+    if table.salt is not None and table.users != "hashed":
+        report.warn(("log", "salt"), f'decides nothing with users = "{table.users}"', 'write users = "hashed"')
     if table.file is None:
         return
     path: KeyPath = ("log", "file")
-    if table.file.is_dir():
+    if table.format == "journald":
+        report.problem(path, "the journal is no file", 'leave it out, or write format = "json"')
+    elif table.file.is_dir():
         report.problem(path, f"{table.file} is a directory", "write the path of a file")
     elif not table.file.parent.is_dir():
         report.problem(path, f"there is no directory {table.file.parent}", "make it, or write another path")

@@ -124,7 +124,11 @@ class Admin(Model):
 class Log(Model):
     """The log: one line per session and one per event."""
 
-    format: Literal["json", "console"] = Field(default="json", description="One JSON object per line, or plain text.")
+    format: Literal["json", "console", "journald"] = Field(
+        default="json",
+        description="One JSON object per line, plain text, or systemd's journal with a field of its own for each of "
+        "an event's (`journalctl -t popproxy POPPROXY_SESSION=...`).",
+    )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least important level that is written."
     )
@@ -136,6 +140,13 @@ class Log(Model):
     users: Literal["plain", "hashed", "none"] = Field(
         default="plain",
         description="How user names are written: as they are, as a hash that tells them apart, or not at all.",
+    )
+    salt: Secret | None = Field(
+        default=None,
+        examples=[{"file": "/etc/popproxy/salt"}],
+        description='With `users = "hashed"`: what the hashes are made with. Who knows it can look for the hash of a '
+        "name; without it nobody can try names. Without this key it is random at every start and the same in all "
+        "workers: hashes tell users apart until the restart. A secret.",
     )
 
 

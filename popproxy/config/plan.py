@@ -152,12 +152,13 @@ class AdminPlan:
 
 @dataclass(frozen=True, slots=True)
 class LogPlan:
-    """How the log is written; ``file`` None is standard error."""
+    """How the log is written; ``file`` None is standard error, ``salt`` None a new one at every start."""
 
-    format: Literal["json", "console"]
+    format: Literal["json", "console", "journald"]
     level: Literal["debug", "info", "warning", "error"]
     file: Path | None
     users: Literal["plain", "hashed", "none"]
+    salt: SecretStr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         default_upstream=default,
         tls=tls,
         admin=AdminPlan(replace(config.admin.bind, mode=config.admin.unix_mode)) if config.admin else None,
-        log=LogPlan(config.log.format, config.log.level, config.log.file, config.log.users),
+        log=LogPlan(config.log.format, config.log.level, config.log.file, config.log.users, config.log.salt),
         plugins=tuple(plugins),
         timeouts=timeouts,
         limits=limits,

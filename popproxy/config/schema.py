@@ -90,9 +90,10 @@ rules = [{ set = "X-Fetched-By", value = "{user} through {listener}" }]
 bind = "127.0.0.1:9110"              # or "unix:/run/popproxy/admin.sock"
 
 [log]
-format = "json"                      # or "console"
+format = "json"                      # or "console", "journald"
 level = "info"
 users = "plain"                      # or "hashed", "none"
+# salt = "long and random"                               # of hashed names; default: another one at every start
 # file = "/var/log/popproxy/popproxy.log"                # default: standard error
 
 [timeouts]

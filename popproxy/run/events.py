@@ -143,7 +143,9 @@ EVENTS: dict[str, Event] = {
     "internal_error": Event("error", "A fault of popproxy itself; please report it.", (*_WHO, "error", "where")),
     "library": Event("warning", "A library had something to say.", ("logger", "detail", "error", "where")),
     "log_dropped": Event("warning", "Lines were lost: nobody read the log fast enough.", ("count", "detail")),
-    "log_failed": Event("error", "The log file cannot be opened again; the old one is kept.", ("detail",)),
+    "log_failed": Event(
+        "error", "The log file cannot be opened again and the old one is kept, or there is no journal.", ("detail",)
+    ),
 }  # fmt: skip
 """The events of the house by name."""
 
@@ -158,13 +160,24 @@ One JSON object a line, ASCII only, on standard output, standard error or in a f
 (ISO 8601, UTC, milliseconds), `level` (`debug`, `info`, `warning`, `error`) and `event`. The names below are a
 contract: fields may be added, none changes its meaning. Passwords and SASL payloads never appear; a value whose
 type is not known to be harmless is shown as `<type hidden>`. User names (`user`, `login`) are shown plain, as the
-first 12 hex digits of a salted SHA-256, or not at all, as configured.
+first 12 hex digits of SHA-256 over a salt and the name, or not at all, as configured. Without `[log] salt` the salt is
+random at every start and the same in all workers: a hash tells users apart until the restart. A password that was typed
+where the name belongs is a name.
 
-A line of a plugin has the event `<plugin>.<event>`, a field `plugin`, and fields of the plugin's own.
+A line of a plugin has the event `<plugin>.<event>`, a field `plugin`, and fields of the plugin's own. With several
+workers `worker` (0, 1, ...) stands behind `event` on every line of theirs; without it the line is of the process that
+started them. They may write to one pipe, socket or file: a write is whole lines, to a pipe at most 4096 octets of them
+(a longer line is cut), so that no line stands inside another. `USR1` opens a file anew: rename it first, and nothing is
+lost; no copytruncate.
+
+With `format = "journald"` each event is an entry of systemd's journal: `MESSAGE`, `PRIORITY`,
+`SYSLOG_IDENTIFIER=popproxy`, `POPPROXY_EVENT`, `POPPROXY_TIME`, and each field below in capitals behind `POPPROXY_`,
+unless it is empty.
 
 ```sh
 jq -r 'select(.event == "session") | [.time, .client, .user, .seconds, .reason] | @tsv'   # who was here
 jq -r 'select(.event == "login_failed") | .client' | sort | uniq -c | sort -rn            # who guesses
+journalctl -t popproxy POPPROXY_SESSION=3f9a1c00002a                                     # one session, in the journal
 ```
 """
 

@@ -18,10 +18,12 @@ Encode = Callable[[str, str, str, Mapping[str, object]], bytes]
 """(time, level, event, fields) to a line with its LF."""
 
 LINE = 32768
-"""Octets of the longest line; the strings and lists of a longer one are cut."""
+"""Octets of the longest line, its LF included; the strings and lists of a longer one are cut."""
 _CUT = 512
 _MANY = 32
 _DEEP = 4
+_CUTS = ((_CUT, _MANY), (96, 16), (24, 8))
+"""Characters of a string and items of a list that are kept, tried in this order until the line is short enough."""
 
 _SHOWN = (PurePath, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 _BARE = re.compile(r"[!#-<>-~]+")
@@ -52,29 +54,45 @@ def _value(value: object) -> str:
         return _dumps(clean(value, _DEEP))
 
 
-def as_json(time: str, level: str, event: str, fields: Mapping[str, object]) -> bytes:
-    """``{"time":...,"level":...,"event":...,<fields>}``."""
+def as_json(time: str, level: str, event: str, fields: Mapping[str, object], most: int = LINE) -> bytes:
+    """``{"time":...,"level":...,"event":...,<fields>}``, at most ``most`` octets of it."""
     record = {"time": time, "level": level, "event": event, **fields}
     text = _value(record)
-    if len(text) >= LINE:
-        text = _dumps(clean(record, _DEEP))
-        if len(text) >= LINE:
-            detail = f"{len(fields)} fields are too long for a line of {LINE} octets"
-            text = _dumps({"time": time, "level": level, "event": event[:_CUT], "detail": detail})
+    for characters, items in _CUTS:
+        if len(text) < most:
+            break
+        text = _dumps(clean(record, _DEEP, characters, items))
+    if len(text) >= most:
+        detail = f"{len(fields)} fields are too long for a line of {most} octets"
+        text = _dumps({"time": time, "level": level, "event": event[:_CUT], "detail": detail})
     return text.encode("ascii") + b"\n"
 
 
-def console(colour: bool) -> Encode:
+def console(colour: bool, most: int = LINE) -> Encode:
     """For people: ``12:00:01.123 INFO session client=192.0.2.1 ...``; empty fields are left out."""
 
     def line(time: str, level: str, event: str, fields: Mapping[str, object]) -> bytes:
-        words = [f"{_word(key)}={_word(value)}" for key, value in fields.items() if value is not None and value != ""]
         name, label = _word(event), f"{level.upper():7}"
         if colour:
             name, label = f"\x1b[1m{name}\x1b[0m", f"{_PAINT[level]}{label}\x1b[0m"
-        return " ".join((time[11:-1], label, name, *words))[:LINE].encode("ascii", "backslashreplace") + b"\n"
+        text = " ".join((time[11:-1], label, name, *_words(fields)))
+        return text[: most - 1].encode("ascii", "backslashreplace") + b"\n"
 
     return line
+
+
+def plain_text(event: str, fields: Mapping[str, object], most: int = LINE) -> str:
+    """What happened, for people who see time and level elsewhere; ASCII, at most ``most`` octets."""
+    return " ".join((_word(event), *_words(fields)))[:most]
+
+
+def encoded(value: object) -> str:
+    """A value as text: strings as they are, the rest as JSON, hidden and cleaned as in a line."""
+    return value if isinstance(value, str) else _value(value)
+
+
+def _words(fields: Mapping[str, object]) -> list[str]:
+    return [f"{_word(key)}={_word(value)}" for key, value in fields.items() if value is not None and value != ""]
 
 
 def _word(value: object) -> str:
@@ -88,8 +106,9 @@ def _word(value: object) -> str:
     return _value(value)
 
 
-def clean(value: object, depth: int) -> object:
-    """``value`` with harmless types only, ``depth`` levels of it, long strings and lists cut."""
+def clean(value: object, depth: int, most: int = _CUT, many: int = _MANY) -> object:
+    """``value`` with harmless types only, ``depth`` levels of it, strings cut to ``most`` characters and lists to
+    ``many`` items."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -97,11 +116,12 @@ def clean(value: object, depth: int) -> object:
     if isinstance(value, float):
         return value if isfinite(value) else str(value)
     if isinstance(value, str):
-        return value if len(value) <= _CUT else f"{value[:_CUT]}... ({len(value)} characters)"
+        return value if len(value) <= most else f"{value[:most]}... ({len(value)} characters)"
     if isinstance(value, (list, tuple, Mapping)) and not depth:
         return "..."
     if isinstance(value, Mapping):
-        return {str(clean(key, 0))[:_CUT]: clean(part, depth - 1) for key, part in list(value.items())[:_MANY]}
+        kept = list(value.items())[: max(many, _MANY)]
+        return {str(clean(key, 0, most))[:most]: clean(part, depth - 1, most, many) for key, part in kept}
     if isinstance(value, (list, tuple)):
-        return [clean(part, depth - 1) for part in value[:_MANY]]
-    return clean(shown(value), depth)
+        return [clean(part, depth - 1, most, many) for part in value[:many]]
+    return clean(shown(value), depth, most, many)

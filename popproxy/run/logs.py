@@ -10,16 +10,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import select
+import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Literal
 
+from popproxy.config.plan import LogPlan
 from popproxy.run.events import USERS
+from popproxy.run.journal import JOURNAL, Journal, entry
 from popproxy.run.logline import Encode, as_json, console
+from popproxy.run.outlet import Outlet, Stream
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -30,36 +35,38 @@ BUFFER = 4 << 20
 """Octets that may wait for the writer; as many again may be in its hands."""
 
 _RESERVED = frozenset({"time", "level", "event"})
+_WORKER = _RESERVED | {"worker"}
 
 
 class EventLog:
     """The log of this process. ``event`` may be called from any thread.
 
-    ``target`` is a file (appended to, mode 0640) or an open descriptor (1 or 2). ``users``: how the fields
-    ``user`` and ``login`` are shown; a hash is the first 12 hex digits of SHA-256 over ``salt`` and the name
-    (the same salt in every process makes them comparable). Raises OSError when the file cannot be opened.
+    ``target`` is a file (appended to, mode 0640), an open descriptor (1 or 2), or, for the form ``journald``, the
+    path of the journal's socket. ``users``: how the fields ``user`` and ``login`` are shown; a hash is the first 12
+    hex digits of SHA-256 over ``salt`` and the name (the same salt in every process makes them comparable).
+    ``worker`` is the slot of this process where several write the same log, and stands on each of its lines.
+    Raises OSError when the file cannot be opened, or no journal listens.
     """
 
     def __init__(
         self,
         target: Path | int = 1,
         *,
-        form: Literal["json", "console"] = "json",
+        form: Literal["json", "console", "journald"] = "json",
         level: Level = "info",
         users: Literal["plain", "hashed", "none"] = "plain",
         salt: bytes = b"",
         colour: bool | None = None,
         buffer: int = BUFFER,
+        worker: int | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.dropped = 0
         """Lines lost so far."""
-        self._path = target if isinstance(target, Path) else None
-        self._fd = target if isinstance(target, int) else _open(target)
-        if colour is None:
-            colour = os.isatty(self._fd) and not os.environ.get("NO_COLOR")
-        self._encode: Encode = as_json if form == "json" else console(colour)
+        self._outlet, self._encode = _outlet(target, form, colour)
         self._threshold = LEVELS[level]
+        self._worker: dict[str, object] = {} if worker is None else {"worker": worker}
+        self._reserved = _RESERVED if worker is None else _WORKER
         self._users = users
         self._salt = salt
         self._limit = buffer
@@ -68,7 +75,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
         self._size = 0
-        self._woken = self._closed = self._reopen = self._torn = False
+        self._woken = self._closed = self._reopen = False
         self._told = 0
         self._fault = ""
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -81,8 +88,10 @@ class EventLog:
             return
         if self._users != "plain":
             fields = self._veil(fields)
-        if not _RESERVED.isdisjoint(fields):
-            fields = {f"{key}_" if key in _RESERVED else key: value for key, value in fields.items()}
+        if not self._reserved.isdisjoint(fields):
+            fields = {f"{key}_" if key in self._reserved else key: value for key, value in fields.items()}
+        if self._worker:
+            fields = {**self._worker, **fields}
         self._put(self._encode(self._stamp(), level, name, fields), self._limit)
 
     def _put(self, line: bytes, limit: float) -> None:
@@ -102,7 +111,8 @@ class EventLog:
         return PluginLog(self, name)
 
     def reopen(self) -> None:
-        """Open the file anew (after a rename); nothing for a descriptor. Never waits: the writer does it."""
+        """Open the file anew (after a rename), or find the journal again; nothing for a descriptor. What was logged
+        before goes to the old file. Never waits: the writer does it."""
         with self._lock:
             self._reopen = self._woken = True
         self._wake.set()
@@ -118,9 +128,8 @@ class EventLog:
             with self._lock:
                 self.dropped += len(self._lines)
                 self._lines = []
-        elif self._path is not None and self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        else:
+            self._outlet.close()
 
     def _stamp(self) -> str:
         at = self._now()
@@ -152,51 +161,38 @@ class EventLog:
                 lines, self._lines = self._lines, []
                 self._size = 0
                 reopen, self._reopen, self._woken = self._reopen, False, False
-            if reopen and self._path is not None:
-                self._open_again(self._path)
+            # First what was logged before: it belongs where the one who moved the file away will look for it.
             if lines:
-                self._write(b"".join(lines))
-            elif stopping:
+                self._write(lines)
+            if reopen:
+                self._open_again()
+            if stopping and not lines:
                 return
             if self._stop.is_set():
                 self._wake.set()
 
-    def _open_again(self, path: Path) -> None:
+    def _open_again(self) -> None:
         try:
-            fresh = _open(path)
+            self._outlet.reopen()
         except OSError as error:
             self._say("error", "log_failed", {"detail": str(error)})
-            return
-        old, self._fd = self._fd, fresh
-        os.close(old)
 
-    def _write(self, data: bytes) -> None:
-        """Write all of ``data``; when that fails count the lines that are lost."""
-        if self._torn:
-            data = b"\n" + data
-        view = memoryview(data)
-        done = 0
-        try:
-            while done < len(data):
-                try:
-                    done += os.write(self._fd, view[done : done + (1 << 16)])
-                except BlockingIOError:
-                    select.select([], [self._fd], [], 1.0)
-        except OSError as error:
-            self._fault = str(error)
-            self._torn = done > 0 and data[done - 1 : done] != b"\n"
+    def _write(self, lines: list[bytes]) -> None:
+        """Write ``lines``; when that fails count those that are lost."""
+        lost, why = self._outlet.write(lines)
+        if lost:
+            self._fault = why
             with self._lock:
-                self.dropped += data.count(b"\n", done)
+                self.dropped += lost
             return
-        self._torn = False
         if self.dropped > self._told and not self._closed:
-            lost, self._told = self.dropped - self._told, self.dropped
-            self._say("warning", "log_dropped", {"count": lost, "detail": self._fault or "the buffer was full"})
+            missing, self._told = self.dropped - self._told, self.dropped
+            self._say("warning", "log_dropped", {"count": missing, "detail": self._fault or "the buffer was full"})
             self._fault = ""
 
     def _say(self, level: Level, name: str, fields: Mapping[str, object]) -> None:
         """A line of the log about itself: room or not, and whatever the level."""
-        self._put(self._encode(self._stamp(), level, name, fields), inf)
+        self._put(self._encode(self._stamp(), level, name, {**self._worker, **fields}), inf)
 
 
 class PluginLog:
@@ -250,5 +246,43 @@ def describe(error: BaseException) -> dict[str, object]:
     return {"error": type(error).__name__, "where": " < ".join(frames[:-6:-1])}
 
 
-def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+def _outlet(target: Path | int, form: str, colour: bool | None) -> tuple[Outlet, Encode]:
+    """Where lines go, and how they are made for it."""
+    if form == "journald":
+        return Journal(target if isinstance(target, Path) else JOURNAL), entry
+    stream = Stream(target)
+    if form == "json":
+        return stream, partial(as_json, most=stream.longest)
+    if colour is None:
+        colour = os.isatty(stream.fd) and not os.environ.get("NO_COLOR")
+    return stream, console(colour, stream.longest)
+
+
+def salt_of(plan: LogPlan) -> bytes:
+    """The salt for hashed user names: the config's, else a new random one. The process that starts the others makes
+    it once and gives it to all of them, so that a user has one hash in the whole log."""
+    return secrets.token_bytes(16) if plan.salt is None else plan.salt.get_secret_value().encode()
+
+
+def open_log(plan: LogPlan, salt: bytes, worker: int | None = None, journal: Path = JOURNAL) -> EventLog:
+    """The log that ``plan`` asks for; ``worker`` is the slot of this process where there are several.
+
+    Without a journal to write to, standard error gets JSON lines, and an error that says so. Raises OSError when the
+    file cannot be opened."""
+
+    def made(target: Path | int, form: Literal["json", "console", "journald"]) -> EventLog:
+        return EventLog(target, form=form, level=plan.level, users=plan.users, salt=salt, worker=worker)
+
+    if plan.format != "journald":
+        return made(plan.file if plan.file is not None else 2, plan.format)
+    try:
+        return made(journal, "journald")
+    except OSError as error:
+        detail = (
+            f"no journal at {journal}: {error.strerror or error}; standard error gets JSON lines instead; "
+            'write [log] format = "json" where systemd-journald does not run'
+        )
+    print(f"popproxy: {detail}", file=sys.stderr, flush=True)
+    log = made(2, "json")
+    log.event("error", "log_failed", detail=detail)
+    return log

@@ -25,7 +25,7 @@ from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker
 from popproxy.run.admin import Admin
 from popproxy.run.fleet import Answer, Reloaded, Status, asked
-from popproxy.run.logs import EventLog, LibraryHandler, describe
+from popproxy.run.logs import EventLog, LibraryHandler, describe, open_log, salt_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -50,12 +50,7 @@ def serve(
     """
     try:
         with signals_blocked():
-            log = EventLog(
-                plan.log.file if plan.log.file is not None else 2,
-                form=plan.log.format,
-                level=plan.log.level,
-                users=plan.log.users,
-            )
+            log = open_log(plan.log, salt_of(plan.log))
     except OSError as error:
         print(
             f"popproxy: cannot write the log to {plan.log.file}: {error.strerror}; set [log] file to a path that the "

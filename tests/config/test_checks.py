@@ -163,6 +163,10 @@ def encrypt(key: Path) -> None:
         ),
         ('[log]\nfile = "/"', "2: log.file: / is a directory; write the path of a file"),
         (
+            '[log]\nformat = "journald"\nfile = "/tmp/log"',
+            '3: log.file: the journal is no file; leave it out, or write format = "json"',
+        ),
+        (
             '[protocol]\nverbs = [{ name = "XA", framing = "multi" },\n{ name = "xa", framing = "multi" }]',
             "3: protocol.verbs[xa].name: XA is declared twice; leave one out",
         ),
@@ -213,6 +217,7 @@ def test_what_is_no_contradiction(good: Good, text: str) -> None:
             "upstream.main.verify: the server's certificate is not verified: whoever is in between can read passwords",
         ),
         ("[timeouts]\nidle = 599", "timeouts.idle: is shorter than RFC 1939 allows"),
+        ('[log]\nsalt = "pepper"', 'log.salt: decides nothing with users = "plain"'),
         ("", "tls: there is no certificate: a self-signed one is made, which mail clients will not trust"),
     ],
 )

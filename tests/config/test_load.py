@@ -152,7 +152,10 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
             '[admin]\nbind = "localhost:9110"',
             "2: admin.bind: a name cannot be bound; write 127.0.0.1:9110 or [::1]:9110",
         ),
-        ('[log]\nformat = "xml"', '2: log.format: "xml" is not one of the choices; write "json" or "console"'),
+        (
+            '[log]\nformat = "xml"',
+            '2: log.format: "xml" is not one of the choices; write "json", "console" or "journald"',
+        ),
         ("[log]\nfile = 1", '2: log.file: 1 is no path; write a path like "/etc/popproxy/mail.pem"'),
         (
             "[timeouts]\nidel = 1",

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from popproxy.api import Log, Password
-from popproxy.run.logs import EventLog, LibraryHandler, describe
+from popproxy.config.plan import LogPlan
+from popproxy.run.logs import EventLog, LibraryHandler, describe, open_log, salt_of
 
 Make = Callable[..., EventLog]
 
@@ -152,6 +154,24 @@ def test_user_names_hashed(tmp_path: Path, make: Make) -> None:
     assert b"someone" not in (tmp_path / "log").read_bytes()
 
 
+def test_without_a_salt_it_is_a_new_one_at_every_start() -> None:
+    plan = LogPlan("json", "info", None, "hashed")
+    assert len(salt_of(plan)) == 16
+    assert salt_of(plan) != salt_of(plan)
+
+
+def test_the_salt_of_the_config_makes_hashes_that_stay(tmp_path: Path) -> None:
+    plan = LogPlan("json", "info", tmp_path / "log", "hashed", SecretStr("pepper"))
+    for worker in (0, 1):
+        log = open_log(plan, salt_of(plan), worker)
+        log.event("info", "session", user="someone")
+        log.close()
+    first, second = lines(tmp_path / "log")
+    assert first["user"] == second["user"] == hashlib.sha256(b"pepper" + b"someone").hexdigest()[:12]
+    assert (first["worker"], second["worker"]) == (0, 1)
+    assert "pepper" not in repr(plan)
+
+
 def test_user_names_left_out(tmp_path: Path, make: Make) -> None:
     log = make(tmp_path / "log", users="none")
     log.event("info", "session", user="someone", login="someone", listener="pop3")
@@ -270,7 +290,7 @@ def test_a_torn_line_is_ended_before_the_next(tmp_path: Path, make: Make, monkey
     full = threading.Event()
 
     def disk(descriptor: int, data: bytes) -> int:
-        if descriptor != log._fd:
+        if descriptor != log._outlet.fd:  # type: ignore[attr-defined]
             return write(descriptor, data)
         if not full.is_set():
             full.set()
@@ -279,7 +299,7 @@ def test_a_torn_line_is_ended_before_the_next(tmp_path: Path, make: Make, monkey
             raise OSError(28, "No space left on device")
         return write(descriptor, data)
 
-    monkeypatch.setattr("popproxy.run.logs.os.write", disk)
+    monkeypatch.setattr("popproxy.run.outlet.os.write", disk)
     log.event("info", "session", count=1)
     until(lambda: log.dropped == 1)
     log.event("info", "session", count=2)
@@ -424,4 +444,4 @@ def test_what_libraries_log_comes_along(tmp_path: Path, make: Make) -> None:
 
 def test_the_file_is_not_inherited(tmp_path: Path, make: Make) -> None:
     log = make(tmp_path / "log")
-    assert fcntl.fcntl(log._fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    assert fcntl.fcntl(log._outlet.fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC  # type: ignore[attr-defined]
