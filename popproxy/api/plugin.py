@@ -85,6 +85,11 @@ class Plugin(Generic[C]):
     the instance. It is read whenever a greeting or a list of mechanisms is made. Passwords and tokens appear without
     it where an upstream takes them."""
 
+    remembers: bool = False
+    """Whether it keeps in ``services.store`` what all workers have to know. With several workers and a store in memory
+    ``popproxy check`` warns about it: each worker then knows its own part only. Set it on the class or in
+    ``__init__``."""
+
     def __init__(self, config: C) -> None:
         self.config = config
 

@@ -20,6 +20,7 @@ from popproxy.config.listener import Certificate, Listener, Tls
 from popproxy.config.locate import Path as KeyPath
 from popproxy.config.models import Admin, Log, PluginTable, Protocol
 from popproxy.config.report import Report
+from popproxy.config.store import Store
 from popproxy.config.translate import nearest
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import Bind, Server, bracketed
@@ -307,3 +308,38 @@ def protocol(table: Protocol, report: Report) -> None:
         if verb.name in seen:
             report.problem(("protocol", "verbs", place, "name"), f"{verb.name} is declared twice", "leave one out")
         seen.add(verb.name)
+
+
+def workers(number: int, made: Mapping[int, Plugin[Any]], store: object, report: Report) -> None:
+    """What all workers have to know together is shared."""
+    if number == 1 or (isinstance(store, Store) and store.use != "memory"):
+        return
+    for index, plugin in made.items():
+        if plugin.remembers:
+            report.warn(
+                ("plugin", index),
+                f"with a store in memory each of the {number} workers counts for itself: its limits are {number} times "
+                "as high",
+                'write use = "sqlite" in [store], or workers = 1',
+            )
+
+
+def shares(
+    number: int, fronts: Mapping[int, Listener], tables: Mapping[str, Upstream], report: Report
+) -> None:
+    """A bound is large enough to be divided among the workers."""
+
+    def look(path: KeyPath, bound: int | None) -> None:
+        if bound and bound < number:
+            report.warn(
+                path,
+                f"each of the {number} workers takes one at least, which is more in all than {bound}",
+                f"write {number} or more, or fewer workers",
+            )
+
+    for index, listener in fronts.items():
+        look(("listener", index, "max_connections"), listener.max_connections)
+    for name, upstream in tables.items():
+        look(("upstream", name, "max_sessions"), upstream.max_sessions)
+        for place, server in enumerate(upstream.group):
+            look(("upstream", name, "servers", place), server.max_sessions)

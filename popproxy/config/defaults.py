@@ -17,6 +17,7 @@ from popproxy.config.load import Loaded, load_data
 from popproxy.config.plan import AdminPlan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
 from popproxy.config.urls import Bind, parse_bind, parse_listen, parse_server
+from popproxy.config.workers import Asked
 
 COMMAND_LINE = "command line"
 ADMIN = "127.0.0.1:9110"
@@ -24,7 +25,7 @@ _NAMES = {"implicit": "pop3s", "starttls": "pop3", "off": "pop3-clear"}
 
 
 def default_config(
-    upstream_url: str, listen: Sequence[str] = (), admin: str | None = None
+    upstream_url: str, listen: Sequence[str] = (), admin: str | None = None, workers: Asked | None = None
 ) -> tuple[Loaded, tuple[str, ...]]:
     """The config for one upstream, and notes for the operator on what was chosen.
 
@@ -47,7 +48,7 @@ def default_config(
         data["admin"] = {"bind": str(address)}
     if problems:
         raise ConfigError(problems)
-    return load_data(data, COMMAND_LINE, "", Path.cwd()), tuple(notes)
+    return load_data(data, COMMAND_LINE, "", Path.cwd(), None, workers), tuple(notes)
 
 
 def with_admin(loaded: Loaded, address: str) -> Loaded:

@@ -24,6 +24,8 @@ from popproxy.config.store import Store
 from popproxy.config.translate import TABLE_KEYS, nearest
 from popproxy.config.upstream import Upstream
 from popproxy.config.values import Context
+from popproxy.config.workers import Asked, count
+from popproxy.config.workers import workers as asked_workers
 from popproxy.core.chain import Subscriber
 from popproxy.core.conditions import Condition, condition
 
@@ -42,12 +44,37 @@ _TABLES: dict[str, type[BaseModel]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What a config was made of, plain and fit to travel to another process, which makes the same plan of it.
+
+    ``file`` is named in problems; ``text`` is its TOML, or None when ``data`` is what the command line asked for;
+    ``base`` is where relative paths begin. Files that the config names (secrets, certificates) are not in it. Secrets
+    may be: no repr shows them.
+    """
+
+    file: str
+    text: str | None = field(repr=False)
+    data: Mapping[str, Any] = field(repr=False)
+    base: str
+    workers: Asked | None = None
+
+    def load(self) -> Loaded:
+        """The config. Raises ConfigError with every problem in it."""
+        base = Path(self.base)
+        if self.text is None:
+            return load_data(self.data, self.file, "", base, None, self.workers)
+        return _of_text(Path(self.file), self.text, base, self.workers)
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """A config without faults. ``warnings`` are for the operator to read; ``plan`` is what runs."""
+    """A config without faults. ``warnings`` are for the operator to read; ``plan`` is what runs; ``origin`` makes it
+    again elsewhere."""
 
     config: Config
     plan: Plan
     warnings: tuple[ConfigProblem, ...] = ()
+    origin: Origin = Origin("", None, {}, "")
 
 
 @dataclass(slots=True)
@@ -61,8 +88,9 @@ class _Draft:
     made: dict[int, Plugin[Any]] = field(default_factory=dict)
 
 
-def load(path: Path) -> Loaded:
-    """The config file at ``path``. Raises ConfigError with every problem in it."""
+def load(path: Path, workers: Asked | None = None) -> Loaded:
+    """The config file at ``path``; ``workers``, when given, counts instead of what it says. Raises ConfigError with all
+    problems in it."""
     try:
         octets = path.read_bytes()
     except OSError as error:
@@ -72,8 +100,12 @@ def load(path: Path) -> Loaded:
     except UnicodeDecodeError as error:
         line = octets.count(b"\n", 0, error.start) + 1
         raise _unusable(path, line, "is not UTF-8", "save the file as UTF-8") from None
+    return _of_text(path, text, path.resolve().parent, workers)
+
+
+def _of_text(path: Path, text: str, base: Path, workers: Asked | None) -> Loaded:
     try:
-        return load_data(_parsed(path, text), str(path), text, path.resolve().parent, source=path)
+        return load_data(_parsed(path, text), str(path), text, base, path, workers)
     except RecursionError:
         raise _unusable(path, 0, "nests tables too deep", "see `popproxy config reference`") from None
 
@@ -96,12 +128,12 @@ def _unusable(path: Path, line: int, message: str, hint: str) -> ConfigError:
 
 
 def load_data(
-    data: Mapping[str, Any], file: str, text: str, base: Path, source: Path | None = None
+    data: Mapping[str, Any], file: str, text: str, base: Path, source: Path | None = None, workers: Asked | None = None
 ) -> Loaded:
     """The config in ``data``, as tomllib gives it. Raises ConfigError with every problem in it.
 
     ``file`` is named in problems, ``text`` is the TOML for line numbers (empty: there is none), ``base`` is where
-    relative paths begin.
+    relative paths begin; ``workers`` counts instead of what the config says.
     """
     report = Report(file, text, data)
     draft = _Draft()
@@ -118,7 +150,10 @@ def load_data(
     _upstreams(data, draft, report, context)
     _plugins(data, draft, report, context)
     default = _default_upstream(data, report)
+    number = _workers(data, report) if workers is None else workers
     _check(data, draft, report)
+    checks.workers(count(number), draft.made, draft.tables.get("store"), report)
+    checks.shares(count(number), draft.listeners, draft.upstreams, report)
     if report.bad:
         raise report.error()
     config = Config.model_validate(
@@ -127,11 +162,13 @@ def load_data(
             "listener": tuple(draft.listeners.values()),
             "upstream": draft.upstreams,
             "default_upstream": default,
+            "workers": number,
             "plugin": tuple(draft.plugins.values()),
         }
     )
     subscribers = [_subscriber(table, draft.made[index], config) for index, table in draft.plugins.items()]
-    return Loaded(config, compile_plan(config, subscribers, source), report.warnings)
+    origin = Origin(file, None if source is None else text, data if source is None else {}, str(base), workers)
+    return Loaded(config, compile_plan(config, subscribers, source), report.warnings, origin)
 
 
 def _valid(model: type[M], value: object, path: tuple[str | int, ...], report: Report, context: Context) -> M | None:
@@ -243,6 +280,16 @@ def _default_upstream(data: Mapping[str, Any], report: Report) -> str | None:
     if default not in names:
         report.problem(("default_upstream",), f"there is no upstream {default!r}", nearest(default, names))
     return default
+
+
+def _workers(data: Mapping[str, Any], report: Report) -> Asked:
+    if "workers" not in data:
+        return 1
+    try:
+        return asked_workers(data["workers"])
+    except Wrong as wrong:
+        report.wrong(("workers",), wrong)
+        return 1
 
 
 def _check(data: Mapping[str, Any], draft: _Draft, report: Report) -> None:

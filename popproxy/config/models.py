@@ -18,6 +18,7 @@ from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import BindAddress
 from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word
+from popproxy.config.workers import Workers
 from popproxy.core.announce import RELAYED
 from popproxy.wire.commands import FENCEABLE, VERBS
 
@@ -250,6 +251,14 @@ class Config(Model):
 
     model_config = ConfigDict(title="popproxy.toml")
 
+    workers: Workers = Field(
+        default=1,
+        examples=["auto", 4],
+        description="How many processes serve: 1 to 64, or `auto` for one on each processor that popproxy may use. "
+        "`max_connections`, `max_sessions`, `queue` and `overload.memory` hold for all of them together: they are "
+        "divided, rounded up; what `limits` bounds and a store in memory are each one's own. Read at the start only, "
+        "see [running.md](running.md).",
+    )
     listener: Many[Listener] = Field(min_length=1, description="Where clients connect.")
     tls: Tls = Field(default_factory=Tls, description="TLS on the clients' leg.")
     upstream: dict[Name, Upstream] = Field(min_length=1, description="POP3 servers, by name.")

@@ -25,6 +25,7 @@ from popproxy.config.overload import MOST, Share
 from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import Bind, Server
+from popproxy.config.workers import count
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.core.plan import LegTls, SessionPlan, UpstreamPolicy
@@ -179,6 +180,8 @@ class Plan:
     source: Path | None = None
     overload: OverloadPlan = OverloadPlan()
     store: StorePlan = StorePlan()
+    workers: int = 1
+    """Processes that serve. Bounds above are for all of them together until config.workers.divided()."""
 
 
 def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Path | None = None) -> Plan:
@@ -217,6 +220,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         source=source,
         overload=OverloadPlan(config.overload.lag, config.overload.memory, config.overload.sockets),
         store=_store(config.store),
+        workers=count(config.workers),
     )
 
 

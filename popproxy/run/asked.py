@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from popproxy.config.load import Loaded
+    from popproxy.config.workers import Asked
 
 EX_OK, EX_WRONG, EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 1, 64, 65, 69, 74, 78
 
@@ -46,7 +47,7 @@ def config_path(given: Path | None) -> Path:
 
 
 def load_asked(
-    arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None
+    arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None, workers: Asked | None = None
 ) -> tuple[Loaded, Sequence[str]] | None:
     """The config that the command line asks for, and what was decided for the user in making it; None, and its
     problems on standard error, when it is bad."""
@@ -57,9 +58,9 @@ def load_asked(
 
     try:
         if path is None:
-            loaded, notes = default_config(arguments.upstream, listen, admin)
+            loaded, notes = default_config(arguments.upstream, listen, admin, workers)
         else:
-            loaded, notes = load(path), ()
+            loaded, notes = load(path, workers), ()
             if admin is not None:
                 loaded = with_admin(loaded, admin)
     except ConfigError as error:

@@ -82,6 +82,10 @@ def _add_serve(parsers: Parsers) -> None:
         "pop3+clear://127.0.0.1:1110 (no TLS); may be repeated (default: ports 995 and 110, all addresses)",
     )
     serve.add_argument("--admin", metavar="ADDR", help="address of /metrics and /healthz, like 127.0.0.1:9110, or off")
+    serve.add_argument(
+        "--workers", metavar="N", help="how many processes serve, or auto for one on each processor (default: the "
+        "config's, else 1)"
+    )
     serve.add_argument("--loop", choices=("uvloop", "asyncio"), help="event loop (default: uvloop where installed)")
     serve.set_defaults(run=commands.serve)
 

@@ -25,6 +25,7 @@ from popproxy.run.asked import (
 if TYPE_CHECKING:
     from popproxy.config.load import Loaded
     from popproxy.config.problems import ConfigProblem
+    from popproxy.config.workers import Asked
     from popproxy.run.bans import BansDesk
     from popproxy.run.serve import LoopName
 
@@ -36,13 +37,26 @@ def serve(arguments: argparse.Namespace) -> int:
         return EX_UNAVAILABLE
     if arguments.listen and not arguments.upstream:
         raise UsageError("--listen needs --upstream; with a config file, write [[listener]] tables in it")
-    found = load_asked(arguments, arguments.listen, arguments.admin)
+    found = load_asked(arguments, arguments.listen, arguments.admin, _workers(arguments.workers))
     if found is None:
         return EX_CONFIG
     loaded, notes = found
     from popproxy.run.serve import serve
 
     return serve(loaded.plan, loop, warnings=[*notes, *map(str, loaded.warnings)])
+
+
+def _workers(given: str | None) -> Asked | None:
+    """What --workers says; None without it."""
+    if given is None:
+        return None
+    from popproxy.config.problems import Wrong
+    from popproxy.config.workers import workers
+
+    try:
+        return workers(int(given) if given.isdecimal() else given)
+    except Wrong as wrong:
+        raise UsageError(f"--workers: {wrong.message}; {wrong.hint}") from None
 
 
 def _loop(asked: LoopName | None) -> LoopName | None:

@@ -54,7 +54,7 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
         (
             "[zzz]",
             "1: zzz: unknown key; write one of: admin, default_upstream, limits, listener, log, overload, plugin, "
-            "protocol, store, timeouts, tls, upstream",
+            "protocol, store, timeouts, tls, upstream, workers",
         ),
         ("default_upstream = 1", '1: default_upstream: must be a string; write default_upstream = "main"'),
         ('default_upstream = "mian"', "1: default_upstream: there is no upstream 'mian'; did you mean main?"),

@@ -68,6 +68,8 @@ class Attempt:
 class BruteForce(Plugin[BruteForceConfig]):
     """Holds and refuses logins from where others have failed."""
 
+    remembers = True
+
     def __init__(self, config: BruteForceConfig) -> None:
         super().__init__(config)
         if config.connect == "off":

@@ -59,6 +59,7 @@ class Policy(Plugin[PolicyConfig]):
         self._place: Place = Slot("policy", None)
         self._locate: Locate = nowhere
         self.skips = _skipped(self._rules)
+        self.remembers = any(getattr(rule, point) for rule in config.rules for point in claims.POINTS)
 
     def check(self, names: ConfigNames) -> Iterable[Problem]:
         yield from self.config.problems(names)

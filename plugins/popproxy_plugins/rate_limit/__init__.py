@@ -53,6 +53,8 @@ class Begun:
 class RateLimit(Plugin[RateLimitConfig]):
     """Refuses connections and logins above limits."""
 
+    remembers = True
+
     def __init__(self, config: RateLimitConfig) -> None:
         super().__init__(config)
         limits = [Counted(limit) for limit in config.limits]
