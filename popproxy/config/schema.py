@@ -17,7 +17,7 @@ EXAMPLE = """\
 
 # The upstream of every login that no plugin routes elsewhere. May be left out when there is only one.
 default_upstream = "main"
-# workers = "auto"                   # a process for each processor; then share the store, too: use = "sqlite"
+workers = 1                          # or "auto": one for each processor; then let them share a store, as sqlite
 
 # Where clients connect: TLS from the first octet. verify_client and client_ca_file ask clients for certificates.
 [[listener]]
