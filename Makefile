@@ -1,7 +1,7 @@
 # make run: the demo. make test: everything. Both install what they need into .venv.
 PYTHON ?= python3
-# Test processes at once; the tests of one file stay together, so that each daemon is started by few of them.
-JOBS ?= 2
+# Test processes at once, more than cores: tests mostly wait for sockets, clocks and daemons. The tests of one file stay together, so that each daemon is started by few of them.
+JOBS ?= 4
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
 
