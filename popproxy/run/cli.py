@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from popproxy import __version__
 from popproxy.run import commands
 from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_USAGE, EX_WRONG, WAYS, UsageError, say
+from popproxy.run.doctor.command import doctor
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(parsers)
     _add_passwd(parsers)
     _add_bans(parsers)
+    _add_doctor(parsers)
     _add_demo(parsers)
     return parser
 
@@ -190,6 +192,33 @@ def _add_bans(parsers: Parsers) -> None:
     )
     remove.add_argument("network", metavar="NETWORK", help="as it is in the list")
     remove.set_defaults(run=commands.bans_remove)
+
+
+def _add_doctor(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "doctor",
+        help="say what is wrong with a mail server, and what to do",
+        description="Connect to a mail server as a client would and say in words what is wrong and what to do: DNS, "
+        "connection, TLS, greeting, capabilities, login, maildrop, clocks. Nothing is retrieved or deleted. Exit code "
+        f"{EX_WRONG} when something is wrong.",
+    )
+    parser.add_argument("--config", metavar="F", type=Path, help="the config file")
+    parser.add_argument(
+        "--upstream",
+        metavar="U",
+        help="the name of an upstream of the config, or a URL like pop3s://mail.example.com (default: every one of "
+        "the config)",
+    )
+    parser.add_argument(
+        "--user",
+        metavar="U",
+        help="log in as this user, under the name that the server knows; the password (or token) is read from the "
+        "terminal, or is the first line of standard input",
+    )
+    parser.add_argument("--ca-file", metavar="F", type=Path, help="with a URL: the authorities to trust, PEM")
+    parser.add_argument("--timeout", metavar="TIME", help="wait no longer, like 3s (default: as the config says)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=doctor)
 
 
 def _add_demo(parsers: Parsers) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from pathlib import Path
-from typing import TextIO
 
 from popproxy_plugins.auth_file import schemes
 from popproxy_plugins.auth_file.users import read
+
+from popproxy.run.secret import NoSecret, ask
 
 
 class PasswdError(Exception):
@@ -21,7 +21,7 @@ def make(user: str | None, scheme: str, rounds: int | None) -> str:
         not user or user != user.strip() or user[0] == "#" or any(c == ":" or (c < " " and c != "\t") for c in user)
     ):
         raise PasswdError(f"{user!r} cannot be a name in a users file")
-    password = _asked(sys.stdin, twice=True)
+    password = _asked(twice=True)
     try:
         made = schemes.make(scheme, password, rounds)
     except ImportError as error:
@@ -46,19 +46,11 @@ def verify(path: Path, user: str, scheme: str) -> bool:
         raise PasswdError(f"{path} has no user {user!r}")
     if found.secret is None:
         raise PasswdError(f"{path}:{found.line}: {user} has no password")
-    return found.secret.proven(_asked(sys.stdin, twice=False))
+    return found.secret.proven(_asked(twice=False))
 
 
-def _asked(stdin: TextIO, twice: bool) -> bytes:
-    """The password, from the terminal without echo or as one line of standard input."""
-    if stdin.isatty():
-        try:
-            password = getpass.getpass("Password: ")
-            if twice and getpass.getpass("Again: ") != password:
-                raise PasswdError("the two are not the same")
-        except EOFError:
-            raise PasswdError("no password was given") from None
-        return password.encode("utf-8", "surrogateescape")
-    # Octets: a password need not be text.
-    line = stdin.buffer.readline(1 << 16)
-    return line.removesuffix(b"\n").removesuffix(b"\r")
+def _asked(twice: bool) -> bytes:
+    try:
+        return ask(sys.stdin, twice)
+    except NoSecret as error:
+        raise PasswdError(str(error)) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from popproxy.run import asked, passwd
+from popproxy.run import asked, secret
 from popproxy.run.cli import main
 
 CHEAP = ["--scheme", "ssha512"]
@@ -32,7 +32,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> object:
     def tell(octets: bytes = b"", answers: Sequence[str] = ()) -> None:
         stdin = Input(octets, answers)
         monkeypatch.setattr(sys, "stdin", stdin)
-        monkeypatch.setattr(passwd.getpass, "getpass", lambda prompt: stdin.answers.pop(0))
+        monkeypatch.setattr(secret.getpass, "getpass", lambda prompt: stdin.answers.pop(0))
 
     return tell
 
@@ -79,7 +79,7 @@ def test_a_terminal_that_ends(
         raise EOFError
 
     told(answers=["never read"])  # type: ignore[operator]
-    monkeypatch.setattr(passwd.getpass, "getpass", ended)
+    monkeypatch.setattr(secret.getpass, "getpass", ended)
     assert main(["passwd", "joe", *CHEAP]) == asked.EX_DATAERR
     assert "no password was given" in capsys.readouterr().err
 
