@@ -53,7 +53,7 @@ def judge(case: Case, known: Capabilities | None, secure: bool, findings: Findin
             if mark == "warn":
                 findings.warn("capabilities", word, text, "switch it on in the server, if it has it")
             else:
-                findings.note("capabilities", word, text)
+                findings.remark("capabilities", word, text)
         if not secure and b"STLS" in known:
             findings.warn(
                 "capabilities",
@@ -87,6 +87,6 @@ def _mechanisms(case: Case, known: Capabilities | None, findings: Findings) -> N
             "allow PLAIN, or USER and PASS, on the server (Dovecot without TLS: disable_plaintext_auth)",
         )
     elif set(names) <= set(TOKENS):
-        findings.note("capabilities", "mechanism_tokens", f"only tokens can log in, no passwords: {', '.join(names)}")
+        findings.remark("capabilities", "mechanism_tokens", f"only tokens can log in, no passwords: {', '.join(names)}")
     else:
-        findings.note("capabilities", "mechanisms", f"the proxy logs in by the first that suits: {', '.join(names)}")
+        findings.remark("capabilities", "mechanisms", f"the proxy logs in by the first that suits: {', '.join(names)}")

@@ -38,7 +38,7 @@ def reachable(case: Case, addresses: Sequence[str], findings: Findings) -> list[
         (good if _try(case, address, findings, bool(good)) else dead).append(address)
     findings.address = ""
     if len(addresses) > MOST:
-        findings.note("tcp", "tcp_more", f"{len(addresses) - MOST} more addresses were not tried")
+        findings.remark("tcp", "tcp_more", f"{len(addresses) - MOST} more addresses were not tried")
     if good and dead and addresses.index(dead[0]) < addresses.index(good[0]):
         findings.warn(
             "tcp",

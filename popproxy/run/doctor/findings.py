@@ -57,7 +57,7 @@ class Findings:
         """As it should be."""
         self.add(Finding(step, "ok", word, text, "", seconds))
 
-    def note(self, step: Step, word: str, text: str, advice: str = "") -> None:
+    def remark(self, step: Step, word: str, text: str, advice: str = "") -> None:
         """Neither good nor bad."""
         self.add(Finding(step, "note", word, text, advice))
 

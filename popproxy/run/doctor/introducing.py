@@ -82,7 +82,7 @@ def xclient(case: Case, talk: Talk, greeted: Heard, findings: Findings) -> bool:
     wish, announced = case.policy.xclient, offered(greeted.raw)
     if wish == "off":
         if announced:
-            findings.note(
+            findings.remark(
                 "greeting",
                 "xclient_unused",
                 "the server would believe this host about its clients' addresses",

@@ -31,7 +31,7 @@ def attempt(case: Case, talk: Talk, known: Capabilities | None, findings: Findin
     """Whether the login succeeded."""
     given = case.credentials
     if given is None:
-        findings.note("login", "login_untried", "nobody logged in", "write --user to try it")
+        findings.remark("login", "login_untried", "nobody logged in", "write --user to try it")
         return False
     nonce = secrets.token_urlsafe(24).encode()
     chosen = choose(case.policy, given, known, nonce)
@@ -126,7 +126,7 @@ def maildrop(case: Case, talk: Talk, findings: Findings) -> None:
         return
     _ids(uids, messages, findings)
     if messages > _MANY:
-        findings.note("maildrop", "maildrop_large", f"{messages} messages are many: each login of a client lists all")
+        findings.remark("maildrop", "maildrop_large", f"{messages} messages are many: each login of a client lists all")
     if took > SLOW:
         advice = "see how long the server needs for its index, and whether its disk keeps up"
         findings.warn("maildrop", "maildrop_slow", "LIST and UIDL are slow", advice, took)
