@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana.boards import overview
+from grafana.boards import commands, logins, logs, overview, plugins, runtime, upstreams
 
-BOARDS = (overview.BOARD,)
+BOARDS = (overview.BOARD, logins.BOARD, commands.BOARD, upstreams.BOARD, plugins.BOARD, runtime.BOARD, logs.BOARD)
 
 
 def files() -> dict[str, str]:

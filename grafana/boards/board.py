@@ -34,10 +34,8 @@ class Board:
 
     def build(self) -> dashboard.Dashboard:
         """As the SDK has it."""
-        return finished(self.uid, self.title, self.description, self._placed(), variables(self.chosen), notes())
-
-    def _placed(self) -> list[dashboard.Panel | dashboard.RowPanel]:
-        return placed(self.first, self.rows)
+        panels = placed(self.first, self.rows)
+        return finished(self.uid, self.title, self.description, panels, variables(self.chosen), notes())
 
 
 def finished(

@@ -26,8 +26,8 @@ BOARD = Board(
     first=(
         tile(
             "Alerts firing",
-            "Alerts of popproxy's rules that fire now. Open the alert and follow its runbook; without the rules loaded "
-            "this is always 0.",
+            "Alerts of popproxy's rules that fire now. Open the alert and follow its runbook; without the rules "
+            "loaded this is always 0.",
             "none", 'count(ALERTS{alertname=~"Popproxy.*", alertstate="firing"}) or vector(0)',
             w=3, marks=above(1), decimals=0,
         ),
@@ -48,8 +48,8 @@ BOARD = Board(
         ),
         tile(
             "Logins lost to us",
-            "Share of answered logins that failed for trouble of ours or of the upstream ([SYS/TEMP]), not for a wrong "
-            "password. From 0.5 % on look at 'Where the time goes' and the upstreams board.",
+            "Share of answered logins that failed for trouble of ours or of the upstream ([SYS/TEMP]), not for a "
+            "wrong password. From 0.5 % on look at 'Where the time goes' and the upstreams board.",
             "percentunit",
             share(rate("auth_attempts", 'result="tempfail"'), rate("auth_attempts", _ANSWERED)),
             w=3, marks=above(0.005, 0.05), none="no logins", decimals=1, board="popproxy-logins",
@@ -113,8 +113,8 @@ BOARD = Board(
             (
                 lines(
                     "Logins that failed, by listener",
-                    "Not let in, whatever the reason. One listener alone points to its clients or its certificate, all "
-                    "together to an upstream or an auth backend.",
+                    "Not let in, whatever the reason. One listener alone points to its clients or its certificate, "
+                    "all together to an upstream or an auth backend.",
                     "ops",
                     Query(rate("auth_attempts", 'result!="ok"', "listener, result"), "{{listener}} {{result}}"),
                     none="no failed logins",
@@ -138,8 +138,8 @@ BOARD = Board(
             (
                 lines(
                     "Where the time goes (p95)",
-                    "The stages of a session side by side. The line that rises first is where to look: handshake: CPU; "
-                    "connect: network or upstream; upstream login: its user database; plugins: the plugins board.",
+                    "The stages of a session side by side. The line that rises first is where to look: handshake: "
+                    "CPU; connect: network or upstream; upstream login: its user database; plugins: the plugins board.",
                     "s",
                     (
                         Query(quantile(0.95, "tls_handshake_duration_seconds"), "client handshake"),

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from grafana_foundation_sdk.cog.variants import Dataquery as Target
 from grafana_foundation_sdk.models import (
     bargauge,
     common,
     dashboard,
     heatmap,
+    logs,
+    loki,
     prometheus,
     stat,
     statetimeline,
@@ -20,9 +23,10 @@ from grafana_foundation_sdk.models import (
     timeseries,
 )
 
-from grafana.boards.query import scoped, series
+from grafana.boards.query import quantile, scoped, series
 
 DATASOURCE = common.DataSourceRef(type_val="prometheus", uid="$datasource")
+LOKI = common.DataSourceRef(type_val="loki", uid="$datasource")
 
 GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = (
     "green", "yellow", "orange", "red", "blue", "purple", "#8e8e8e",
@@ -37,6 +41,10 @@ COLOURS: dict[str, str] = {
     "tempfail": RED, "timeout": RED, "upstream_lost": RED, "error": RED, "fail": RED, "down": RED, "fail_open": RED,
 }  # fmt: skip
 """Words of the enums that have the same colour on every board: what went well, was refused, was our trouble."""
+
+
+Words = dict[str, tuple[str, str]]
+"""By value, the least first: the text and the colour that stand for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,11 @@ def below(bad: float, warn: float) -> Marks:
     return Marks(RED, ((bad, ORANGE), (warn, GREEN)))
 
 
+def at_least(good: float) -> Marks:
+    """Bad below ``good``."""
+    return Marks(RED, ((good, GREEN),))
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """An expression, without selectors, and what its series are called: text with ``{{label}}``."""
@@ -75,7 +88,17 @@ class Query:
     legend: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LogQuery(Query):
+    """One in LogQL, which is taken as it is."""
+
+
 Queries = Sequence[Query] | Query | str
+
+
+def spread(name: str, shares: Sequence[float] = (0.5, 0.95, 0.99), by: str = "", legend: str = "") -> list[Query]:
+    """Some quantiles of a histogram, the middle first."""
+    return [Query(quantile(part, name, by), f"{legend} p{part * 100:.0f}".strip()) for part in shares]
 
 
 def lines(
@@ -140,7 +163,7 @@ def tile(
     title: str,
     description: str,
     unit: str,
-    expr: str,
+    query: Query | str,
     *,
     w: int = 4,
     h: int = 4,
@@ -149,9 +172,10 @@ def tile(
     decimals: float | None = None,
     trend: bool = True,
     board: str = "",
-    words: dict[str, tuple[str, str]] | None = None,
+    words: Words | None = None,
 ) -> dashboard.Panel:
     """One number, coloured by ``marks``. ``board`` is the one to look at next (its uid), ``words`` stand for values."""
+    marks = _worded(words) if words else marks
     options = stat.Options(
         graph_mode=common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE,
         color_mode=common.BigValueColorMode.BACKGROUND if marks.steps else common.BigValueColorMode.VALUE,
@@ -160,13 +184,13 @@ def tile(
         reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
         orientation=common.VizOrientation.AUTO,
     )
-    found = _panel("stat", title, description, unit, expr, w, h, marks, None, options, none)
+    found = _panel(
+        "stat", title, description, unit, query, w, h, marks, None, options, none, isinstance(query, LogQuery)
+    )
     config = _defaults(found)
     config.decimals = decimals
     config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
-    if words:
-        results = {key: dashboard.ValueMappingResult(text=text, color=color) for key, (text, color) in words.items()}
-        config.mappings = [dashboard.ValueMap(options=results)]
+    config.mappings = _mapped(words) if words else []
     if board:
         found.links = [to_board(board)]
     return found
@@ -232,7 +256,7 @@ def timeline(
     title: str,
     description: str,
     query: Query,
-    words: dict[str, tuple[str, str]],
+    words: Words,
     *,
     w: int = 24,
     h: int = 8,
@@ -250,14 +274,25 @@ def timeline(
         ),
         tooltip=common.VizTooltipOptions(mode=common.TooltipDisplayMode.SINGLE, sort=common.SortOrder.NONE),
     )
-    marks = Marks(RED, ((1, GREEN),))
+    marks = _worded(words)
     custom = statetimeline.FieldConfig(line_width=0, fill_opacity=80)
     found = _panel("state-timeline", title, description, "none", query, w, h, marks, custom, options, none)
     config = _defaults(found)
     config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
-    results = {key: dashboard.ValueMappingResult(text=text, color=color) for key, (text, color) in words.items()}
-    config.mappings = [dashboard.ValueMap(options=results)]
+    config.mappings = _mapped(words)
     return found
+
+
+def text(title: str, description: str, query: LogQuery, *, w: int = 24, h: int = 8) -> dashboard.Panel:
+    """Lines of the log, the newest first."""
+    options = logs.Options(
+        show_time=True,
+        wrap_log_message=True,
+        enable_log_details=True,
+        sort_order=common.LogsSortOrder.DESCENDING,
+        dedup_strategy=common.LogsDedupStrategy.NONE,
+    )
+    return _panel("logs", title, description, "none", query, w, h, CALM, None, options, "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +303,7 @@ class Column:
     expr: str
     unit: str = "none"
     marks: Marks | None = None
-    words: dict[str, tuple[str, str]] | None = None
+    words: Words | None = None
 
 
 def rows(
@@ -347,6 +382,17 @@ def _column(column: Column) -> dashboard.DashboardFieldConfigSourceOverrides:
     )
 
 
+def _worded(words: Words) -> Marks:
+    """The marks of values that stand for words; Grafana takes the words' own colours first."""
+    (_, (_, base)), *more = words.items()
+    return Marks(base, tuple((float(value), colour) for value, (_, colour) in more))
+
+
+def _mapped(words: Words) -> list[dashboard.ValueMapping]:
+    results = {key: dashboard.ValueMappingResult(text=text, color=color) for key, (text, color) in words.items()}
+    return [dashboard.ValueMap(options=results)]
+
+
 def _painted(word: str, colour: str) -> dashboard.DashboardFieldConfigSourceOverrides:
     return dashboard.DashboardFieldConfigSourceOverrides(
         matcher=dashboard.MatcherConfig(id_val="byName", options=word),
@@ -373,25 +419,14 @@ def _panel(
     if isinstance(queries, str):
         queries = Query(queries)
     asked = [queries] if isinstance(queries, Query) else list(queries)
-    targets = [
-        prometheus.Dataquery(
-            ref_id=ref(index),
-            expr=scoped(query.expr),
-            legend_format=query.legend or "__auto",
-            editor_mode=prometheus.QueryEditorMode.CODE,
-            range_val=not instant,
-            instant=instant,
-            datasource=DATASOURCE,
-        )
-        for index, query in enumerate(asked)
-    ]
+    targets = [_target(query, ref(index), instant) for index, query in enumerate(asked)]
     return dashboard.Panel(
         type_val=kind,
         title=title,
         description=description,
-        datasource=DATASOURCE,
+        datasource=LOKI if isinstance(asked[0], LogQuery) else DATASOURCE,
         grid_pos=dashboard.GridPos(w=w, h=h),
-        targets=list(targets),
+        targets=targets,
         options=options,
         field_config=dashboard.FieldConfigSource(
             defaults=dashboard.FieldConfig(
@@ -399,6 +434,27 @@ def _panel(
             ),
             overrides=[],
         ),
+    )
+
+
+def _target(query: Query, ref_id: str, instant: bool) -> Target:
+    if isinstance(query, LogQuery):
+        return loki.Dataquery(
+            ref_id=ref_id,
+            expr=query.expr,
+            legend_format=query.legend or None,
+            query_type="instant" if instant else "range",
+            editor_mode=loki.QueryEditorMode.CODE,
+            datasource=LOKI,
+        )
+    return prometheus.Dataquery(
+        ref_id=ref_id,
+        expr=scoped(query.expr),
+        legend_format=query.legend or "__auto",
+        editor_mode=prometheus.QueryEditorMode.CODE,
+        range_val=not instant,
+        instant=instant,
+        datasource=DATASOURCE,
     )
 
 

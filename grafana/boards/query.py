@@ -103,10 +103,18 @@ def total(name: str, where: str = "", by: str = "") -> str:
     return _sum(f"popproxy_{name}{_braces(where)}", by)
 
 
-def quantile(share: float, name: str, by: str = "", where: str = "", over: str = RATE) -> str:
-    """The quantile of a histogram."""
-    labels = f"le, {by}" if by else "le"
-    return f"histogram_quantile({share}, {_sum(f'rate(popproxy_{name}_bucket{_braces(where)}{over})', labels)})"
+def quantile(share: float, name: str, by: str = "", where: str = "") -> str:
+    """The quantile of a histogram now."""
+    return _quantile(share, f"rate(popproxy_{name}_bucket{_braces(where)}{RATE})", by)
+
+
+def quantile_shown(share: float, name: str, by: str = "") -> str:
+    """The quantile of a histogram over the time that the board shows."""
+    return _quantile(share, f"increase(popproxy_{name}_bucket{RANGE})", by)
+
+
+def _quantile(share: float, buckets: str, by: str) -> str:
+    return f"histogram_quantile({share}, {_sum(buckets, f'le, {by}' if by else 'le')})"
 
 
 def share(part: str, whole: str) -> str:
