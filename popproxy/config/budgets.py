@@ -50,6 +50,11 @@ class Timeouts(Model):
         description="While a plugin looks at a whole message: between two signs of life for the client, a few octets "
         "of the header that comes first in any case.",
     )
+    drain: Duration = Field(
+        default=_T.drain,
+        description="When popproxy is told to end: how long open sessions may take. Idle ones end at once, those that "
+        "transfer something may finish; give whatever supervises popproxy a little more patience.",
+    )
 
 
 class Limits(Model):

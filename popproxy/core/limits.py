@@ -72,3 +72,5 @@ class Timeouts:
     """One call of an async hook."""
     keepalive: float = 15.0
     """Between two signs of life for a client that waits for on_message (``BodyFilter.early``)."""
+    drain: float = 30.0
+    """Of a process that ends: from when it takes no new sessions to when it ends those that are still open."""

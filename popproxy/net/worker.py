@@ -122,7 +122,7 @@ class Worker:
     async def start(self) -> None:
         """Open everything, or raise BindError, TlsConfigError, PluginFailed or OSError and leave nothing open."""
         try:
-            await self.adopt(await self.prepare(self._plan))
+            await self.replace(self._plan)
         except BaseException:
             await self.stop(0.0)
             raise
@@ -146,21 +146,35 @@ class Worker:
         return {name: dialer.group for each in oldest_first for name, dialer in each.dialers.items()}
 
     async def adopt(self, generation: Generation) -> None:
-        """New connections go to ``generation``; the one before accepts no more, and ends behind its last session."""
+        """New connections go to ``generation``; the one before accepts no more, and ends behind its last session.
+        Raises OSError when the system does not let it accept: then it ends by itself, and the one before goes on."""
         before = self.generations[0] if self.generations else None
+        self._prepared.remove(generation)
         if before is None:
             self._overload.begin()
-        else:
-            self._overload.take(generation.plan.overload, self._loop.time())
-        await generation.open(() if before is None else before.binds)
-        self._prepared.remove(generation)
+        try:
+            await generation.open(() if before is None else before.binds)
+        except BaseException:
+            # Clients whom it has accepted already stay with it.
+            self.generations.append(generation)
+            self._retire(generation, before)
+            raise
         self.generations.insert(0, generation)
         if before is None:
             self._beat(self._loop.time() + _LAG_SECONDS)
         else:
-            before.retire(generation.binds, generation.dialers)
-            self._sockets.keep(generation.binds)
-            self._ended(before)
+            self._overload.take(generation.plan.overload, self._loop.time())
+            self._retire(before, generation)
+
+    def _retire(self, generation: Generation, successor: Generation | None) -> None:
+        kept = [] if successor is None else successor.binds
+        generation.retire(kept, () if successor is None else successor.dialers)
+        self._sockets.keep(kept)
+        self._ended(generation)
+
+    async def replace(self, plan: Plan) -> None:
+        """``prepare`` and ``adopt``. Raises as they do."""
+        await self.adopt(await self.prepare(plan))
 
     async def discard(self, generation: Generation) -> None:
         """It was prepared, perhaps only in part, and will not be adopted."""

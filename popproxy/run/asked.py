@@ -46,28 +46,33 @@ def config_path(given: Path | None) -> Path:
     raise UsageError(f"no config: neither --config, $POPPROXY_CONFIG nor {SYSTEM_CONFIG} is there; {WAYS}")
 
 
-def load_asked(
+def read_asked(
     arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None, workers: Asked | None = None
-) -> tuple[Loaded, Sequence[str]] | None:
-    """The config that the command line asks for, and what was decided for the user in making it; None, and its
-    problems on standard error, when it is bad."""
+) -> tuple[Loaded, Sequence[str]]:
+    """The config that the command line asks for, and what was decided for the user in making it. Raises ConfigError, or
+    UsageError when nothing says where it is."""
     path = None if arguments.upstream else config_path(arguments.config)
     from popproxy.config.defaults import default_config, with_admin
     from popproxy.config.load import load
+
+    if path is None:
+        return default_config(arguments.upstream, listen, admin, workers)
+    loaded = load(path, workers)
+    return (loaded if admin is None else with_admin(loaded, admin)), ()
+
+
+def load_asked(
+    arguments: argparse.Namespace, listen: Sequence[str] = (), admin: str | None = None, workers: Asked | None = None
+) -> tuple[Loaded, Sequence[str]] | None:
+    """As ``read_asked``; None, and its problems on standard error, when it is bad."""
     from popproxy.config.problems import ConfigError
 
     try:
-        if path is None:
-            loaded, notes = default_config(arguments.upstream, listen, admin, workers)
-        else:
-            loaded, notes = load(path, workers), ()
-            if admin is not None:
-                loaded = with_admin(loaded, admin)
+        return read_asked(arguments, listen, admin, workers)
     except ConfigError as error:
         for problem in error.problems:
             say(str(problem))
         return None
-    return loaded, notes
 
 
 def warn(loaded: Loaded) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from popproxy.run.asked import (
     UsageError,
     config_path,
     load_asked,
+    read_asked,
     say,
     warn,
 )
@@ -37,13 +39,15 @@ def serve(arguments: argparse.Namespace) -> int:
         return EX_UNAVAILABLE
     if arguments.listen and not arguments.upstream:
         raise UsageError("--listen needs --upstream; with a config file, write [[listener]] tables in it")
-    found = load_asked(arguments, arguments.listen, arguments.admin, _workers(arguments.workers))
+    asked = arguments.listen, arguments.admin, _workers(arguments.workers)
+    found = load_asked(arguments, *asked)
     if found is None:
         return EX_CONFIG
     loaded, notes = found
     from popproxy.run.serve import serve
 
-    return serve(loaded.plan, loop, warnings=[*notes, *map(str, loaded.warnings)])
+    again = partial(read_asked, arguments, *asked)
+    return serve(loaded.plan, loop, warnings=[*notes, *map(str, loaded.warnings)], again=again)
 
 
 def _workers(given: str | None) -> Asked | None:

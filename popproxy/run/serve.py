@@ -1,6 +1,7 @@
 """One process that serves: the loop, the log, the metrics, the admin listener, the worker and the signals.
 
-TERM and INT drain, a second one of them ends at once; USR1 reopens the log file. Exit codes are those of sysexits.h.
+TERM and INT drain, a second one of them ends at once; HUP reads the config again; USR1 reopens the log file. Exit
+codes are those of sysexits.h.
 """
 
 from __future__ import annotations
@@ -20,18 +21,17 @@ from popproxy import __version__
 from popproxy.config.plan import Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
-from popproxy.net.listener import BindError
 from popproxy.net.tls import TlsConfigError
-from popproxy.net.worker import PluginFailed, Worker
+from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
 from popproxy.run.fleet import Answer, Reloaded, Status, asked
 from popproxy.run.logs import EventLog, LibraryHandler, describe, open_log, salt_of
+from popproxy.run.reload import UNUSABLE, Again, Reloader
 
 if TYPE_CHECKING:
     from aiohttp import web
 
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
-DRAIN_SECONDS = 30.0
 
 _RENDER_PAUSE = 0.0005
 _ENDING = (signal.SIGTERM, signal.SIGINT)
@@ -41,11 +41,16 @@ Ready = Callable[[Worker, Admin | None], Awaitable[None]]
 
 
 def serve(
-    plan: Plan, loop: LoopName = "uvloop", ready: Ready | None = None, warnings: Sequence[str] = ()
+    plan: Plan,
+    loop: LoopName = "uvloop",
+    ready: Ready | None = None,
+    warnings: Sequence[str] = (),
+    again: Again | None = None,
 ) -> int:
     """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open.
 
-    ``warnings`` are what the config check had to say; they are logged. TERM and INT stay blocked afterwards: the
+    ``warnings`` are what the config check had to say; they are logged. ``again`` reads the config once more for a
+    reload; without it there is none. TERM and INT stay blocked afterwards: the
     process is about to end, and a late signal must not take its exit code away.
     """
     try:
@@ -62,7 +67,7 @@ def serve(
     _raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(_Service(plan, log, warnings).run(ready))
+            return runner.run(_Service(plan, log, warnings, again).run(ready))
     finally:
         log.close()
 
@@ -98,14 +103,16 @@ def _raise_descriptor_limit() -> None:
 class _Service:
     """What runs in the loop. ``state`` is why no sessions are taken, empty when they are."""
 
-    def __init__(self, plan: Plan, log: EventLog, warnings: Sequence[str]) -> None:
+    def __init__(self, plan: Plan, log: EventLog, warnings: Sequence[str], again: Again | None) -> None:
         self.plan = plan
         self.warnings = warnings
+        self.again = again
         self.log = log
         self.state = "starting"
         self.began = time.monotonic()
         self.since = time.time()
         self.worker: Worker | None = None
+        self.reloader: Reloader | None = None
         self.signalled: asyncio.Future[str] | None = None
 
     async def run(self, ready: Ready | None) -> int:
@@ -120,30 +127,32 @@ class _Service:
         registry = new_registry()
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
         metrics.build(type(loop).__module__.partition(".")[0])
-        metrics.config(plan.hash)
-        metrics.reloaded(True, time.time())
         worker = self.worker = Worker(plan, log, metrics)
+        reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics)
         admin = None
         if plan.admin is not None:
             admin = Admin(
                 lambda accept: render(registry, accept, _RENDER_PAUSE),
                 lambda: self.state or None,
-                private=lambda: _ban_routes(plan, worker),
+                private=lambda: _ban_routes(worker),
             )
-        signalled = self.signalled = self._on_signals(loop, worker)
+        signalled = self.signalled = self._on_signals(loop, worker, reloader)
         try:
             code = await self._start(worker, admin, signalled)
             if code == EX_OK:
                 try:
                     if ready is not None and not signalled.done():
                         await ready(worker, admin)
+                    reloader.open()
                     name = await signalled
                     self.state = "draining"
+                    await reloader.close()
                     log.event("info", "stopping", signal=name, sessions=worker.sessions)
-                    await worker.stop(DRAIN_SECONDS)
+                    await worker.stop(worker.plan.timeouts.drain)
                 finally:
                     await worker.stop(0.0)
         finally:
+            await reloader.close()
             if admin is not None:
                 await admin.stop()
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
@@ -160,7 +169,9 @@ class _Service:
 
     async def reload(self) -> Reloaded:
         """See Fleet."""
-        return Reloaded(self.plan.hash, [{"message": "this process cannot reload: start it again", "worker": 0}])
+        if self.reloader is None:
+            return Reloaded(self.plan.hash, [{"message": "the process is not ready yet: ask again"}])
+        return await self.reloader.reload()
 
     def drain(self, reason: str) -> None:
         """See Fleet."""
@@ -169,15 +180,32 @@ class _Service:
 
     def status(self) -> Status:
         """See Fleet."""
-        sessions = self.worker.sessions if self.worker is not None else 0
-        worker = {"worker": 0, "pid": os.getpid(), "up": True, "sessions": sessions, "restarts": 0, "generation": 1}
-        config = str(self.plan.source) if self.plan.source is not None else ""
+        worker, reloader = self.worker, self.reloader
+        generations = worker.generations if worker is not None else []
+        of = {
+            "worker": 0,
+            "pid": os.getpid(),
+            "up": True,
+            "sessions": worker.sessions if worker is not None else 0,
+            "restarts": 0,
+            "generation": generations[0].number if generations else 0,
+        }
+        plan = reloader.plan if reloader is not None else self.plan
         return Status(
-            self.state or "ready", __version__, os.getpid(), config, self.plan.hash, self.since, self.since, True,
-            (worker,)
+            state=self.state or ("reloading" if reloader is not None and reloader.busy else "ready"),
+            version=__version__,
+            pid=os.getpid(),
+            config=str(plan.source) if plan.source is not None else "",
+            hash=plan.hash,
+            since=self.since,
+            reloaded=reloader.at if reloader is not None else self.since,
+            reload_ok=reloader is None or reloader.ok,
+            workers=(of,),
         )
 
-    def _on_signals(self, loop: asyncio.AbstractEventLoop, worker: Worker) -> asyncio.Future[str]:
+    def _on_signals(
+        self, loop: asyncio.AbstractEventLoop, worker: Worker, reloader: Reloader
+    ) -> asyncio.Future[str]:
         """The future gets the name of the first TERM or INT; a second one ends the waiting for sessions."""
         signalled: asyncio.Future[str] = loop.create_future()
 
@@ -189,6 +217,7 @@ class _Service:
 
         for number in _ENDING:
             loop.add_signal_handler(number, end, number.name)
+        loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen)
         return signalled
 
@@ -204,7 +233,7 @@ class _Service:
         error = starting.exception()
         if error is None:
             return EX_OK
-        if not isinstance(error, (BindError, TlsConfigError, PluginFailed, OSError)):
+        if not isinstance(error, UNUSABLE):
             raise error
         if self.plan.log.file is not None:
             # Who starts it by hand looks here; a log on standard error says it there itself.
@@ -221,12 +250,12 @@ class _Service:
         self.log.event("info", "started", seconds=round(time.monotonic() - self.began, 3))
 
 
-def _ban_routes(plan: Plan, worker: Worker) -> Sequence[web.RouteDef]:
+def _ban_routes(worker: Worker) -> Sequence[web.RouteDef]:
     """What ``popproxy bans`` asks the worker."""
     from popproxy.run.bandesk import BanDesk
     from popproxy.run.bans import banning
 
-    return BanDesk(lambda: {name: worker.store(name) for name in banning(plan)}).routes()
+    return BanDesk(lambda: {name: worker.store(name) for name in banning(worker.plan)}).routes()
 
 
 def _internal(log: EventLog, context: dict[str, object]) -> None:

@@ -1,0 +1,194 @@
+"""Reading the config again while it serves: in a thread, checked as at the start, in force as a whole or not at all.
+
+Law: one reload at a time, none before everything is open and none once the process ends. Whatever goes wrong changes
+nothing, and is told to the log, the metrics and whoever asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from popproxy.config.load import Loaded
+from popproxy.config.plan import Plan
+from popproxy.config.problems import ConfigError
+from popproxy.net.listener import BindError
+from popproxy.net.tls import TlsConfigError
+from popproxy.net.worker import PluginFailed, WorkerLog
+from popproxy.run.fleet import Reloaded
+from popproxy.run.logs import describe
+
+Again = Callable[[], tuple[Loaded, Sequence[str]]]
+"""Reads what the process was started with once more: the config, and notes on what was decided for the user. Called in
+a thread. Raises ConfigError."""
+
+UNUSABLE = (BindError, TlsConfigError, PluginFailed, OSError)
+"""What keeps a good config from being put in force; the text is for people."""
+
+ENDING = "the process is ending and takes no other config"
+NO_CONFIG = "the process was started without a config that can be read again: start it anew"
+
+
+class Refused(Exception):
+    """Workers cannot run by a plan. ``problems`` are as in Reloaded."""
+
+    def __init__(self, problems: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("; ".join(str(problem["message"]) for problem in problems))
+        self.problems = problems
+
+
+class Gauges(Protocol):
+    """Where it is shown; metrics.collector has it."""
+
+    def config(self, digest: str) -> None:
+        """The hash of the config in force."""
+        ...
+
+    def reloaded(self, ok: bool, now: float) -> None:
+        """A config was read: whether it is in force now."""
+        ...
+
+
+class Reloader:
+    """What a reload is, for one process and for several. Every method belongs to the event loop's thread.
+
+    ``take`` puts a plan in force, in all workers or in none; it raises Refused or one of UNUSABLE. ``plan`` is what is
+    in force, ``at`` when that began, ``ok`` whether the last config that was read is that one.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        again: Again | None,
+        take: Callable[[Plan], Awaitable[None]],
+        log: WorkerLog,
+        gauges: Gauges,
+    ) -> None:
+        self.plan = plan
+        self.at = time.time()
+        self.ok = True
+        self.busy = False
+        self._again = again
+        self._take = take
+        self._log = log
+        self._gauges = gauges
+        self._one = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._closed = False
+        self._asked = 0
+        self._running: set[asyncio.Task[Reloaded]] = set()
+        gauges.config(plan.hash)
+        gauges.reloaded(True, self.at)
+
+    def open(self) -> None:
+        """Everything is open: from now on it reloads. What was asked before is done now."""
+        self._open.set()
+
+    async def close(self) -> None:
+        """The process ends: a reload under way is given up, others are refused. May be repeated."""
+        self._closed = True
+        self._open.set()
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+
+    def signalled(self) -> None:
+        """HUP: reload. One that is waiting already reads what this one would."""
+        if not self._asked and not self._closed:
+            self._begin()
+
+    async def reload(self) -> Reloaded:
+        """See run.fleet.Fleet."""
+        if self._closed:
+            return self._refuse(ENDING)
+        task = self._begin()
+        try:
+            # Whoever asked may go away: the reload goes on.
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                return self._refuse(ENDING)
+            raise
+
+    def _begin(self) -> asyncio.Task[Reloaded]:
+        self._asked += 1
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def _reload(self) -> Reloaded:
+        try:
+            await self._open.wait()
+            await self._one.acquire()
+        finally:
+            self._asked -= 1
+        self.busy = True
+        try:
+            return await self._reloaded()
+        finally:
+            self.busy = False
+            self._one.release()
+
+    async def _reloaded(self) -> Reloaded:
+        if self._closed:
+            return self._refuse(ENDING)
+        if self._again is None:
+            return self._failed([{"message": NO_CONFIG}])
+        try:
+            loaded, notes = await asyncio.to_thread(self._again)
+            plan, kept = unchanged(self.plan, loaded.plan)
+            await self._take(plan)
+        except ConfigError as error:
+            return self._failed([problem.as_dict() for problem in error.problems], list(map(str, error.problems)))
+        except Refused as error:
+            return self._failed(error.problems)
+        except UNUSABLE as error:
+            return self._failed([{"message": str(error), "worker": 0}])
+        except Exception as error:
+            # A fault of ours, or of a plugin's module: nothing has changed, and it is told in full.
+            self._log.event("error", "internal_error", **describe(error))
+            return self._failed([{"message": f"internal error: {type(error).__name__}; the log says where"}])
+        self.plan, self.at, self.ok = plan, time.time(), True
+        self._gauges.config(plan.hash)
+        self._gauges.reloaded(True, self.at)
+        warnings = [*notes, *map(str, loaded.warnings), *kept]
+        for warning in warnings:
+            self._log.event("warning", "config_warning", detail=warning)
+        self._log.event("info", "config_loaded", config=self._source, hash=plan.hash)
+        return Reloaded(plan.hash, (), warnings)
+
+    @property
+    def _source(self) -> str:
+        return str(self.plan.source) if self.plan.source is not None else ""
+
+    def _failed(self, problems: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> Reloaded:
+        """``told`` is how the log says it."""
+        self.ok = False
+        self._gauges.reloaded(False, time.time())
+        texts = list(told) or [str(problem["message"]) for problem in problems]
+        self._log.event("error", "config_failed", config=self._source, problems=texts)
+        return Reloaded(self.plan.hash, problems)
+
+    def _refuse(self, why: str) -> Reloaded:
+        return Reloaded(self.plan.hash, [{"message": why}])
+
+
+def unchanged(before: Plan, after: Plan) -> tuple[Plan, list[str]]:
+    """``after`` with what a running process cannot change as it is in ``before``, and a word on each such thing."""
+    kept = []
+    if after.admin != before.admin:
+        kept.append(_kept("[admin]"))
+    if after.log != before.log:
+        kept.append(_kept("[log]"))
+    if after.workers != before.workers:
+        kept.append(_kept("workers"))
+    return replace(after, admin=before.admin, log=before.log, workers=before.workers), kept
+
+
+def _kept(key: str) -> str:
+    return f"{key} has changed: it stays as it was until the process is started again"
