@@ -40,7 +40,7 @@ def listeners(tables: Mapping[int, Listener], admin: Admin | None, report: Repor
     """Addresses are unique, and somebody can log in."""
     taken: dict[str, str] = {}
     if admin is not None:
-        taken[str(admin.bind)] = "[admin]"
+        taken.update(dict.fromkeys(map(str, admin.bind), "[admin]"))
     for index, table in tables.items():
         path = ("listener", index)
         for place, bind in enumerate(table.bind):

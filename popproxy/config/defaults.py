@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from popproxy.config.load import Loaded, load_data
-from popproxy.config.plan import AdminPlan
+from popproxy.config.plan import admin_plan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
 from popproxy.config.urls import Bind, parse_bind, parse_listen, parse_server
 from popproxy.config.workers import Asked
@@ -46,6 +46,8 @@ def default_config(
     address = _admin_bind(admin or ADMIN, problems)
     if address is not None:
         data["admin"] = {"bind": str(address)}
+    else:
+        data["admin"] = {"bind": []}
     if problems:
         raise ConfigError(problems)
     return load_data(data, COMMAND_LINE, "", Path.cwd(), None, workers), tuple(notes)
@@ -57,7 +59,7 @@ def with_admin(loaded: Loaded, address: str) -> Loaded:
     bind = _admin_bind(address, problems)
     if problems:
         raise ConfigError(problems)
-    return replace(loaded, plan=replace(loaded.plan, admin=AdminPlan(bind) if bind is not None else None))
+    return replace(loaded, plan=replace(loaded.plan, admin=admin_plan([bind]) if bind is not None else None))
 
 
 def _admin_bind(address: str, problems: list[ConfigProblem]) -> Bind | None:

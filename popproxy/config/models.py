@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from popproxy.api.options import shown
+from popproxy.config.admin import Admin as Admin
 from popproxy.config.budgets import Limits, Timeouts
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.overload import Overload
@@ -16,8 +17,7 @@ from popproxy.config.problems import Wrong
 from popproxy.config.secrets import Secret
 from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
-from popproxy.config.urls import BindAddress
-from popproxy.config.values import Duration, LineText, Many, Mode, Model, Name, Network, PathText, Word
+from popproxy.config.values import Duration, LineText, Many, Model, Name, Network, PathText, Word
 from popproxy.config.workers import Workers
 from popproxy.core.announce import RELAYED
 from popproxy.wire.commands import FENCEABLE, VERBS
@@ -103,23 +103,6 @@ class PluginTable(Model):
 def default_name(use: str) -> str:
     """The name of a plugin table that has none: ``headers``; ``MyPlugin`` of ``package.module:MyPlugin``."""
     return re.sub(r"\W", "_", use.rpartition(":")[2])
-
-
-class Admin(Model):
-    """The listener for `/metrics`, `/healthz` and `/readyz`. Without this table there is none."""
-
-    bind: BindAddress = Field(
-        default="127.0.0.1:9110",
-        validate_default=True,
-        examples=["127.0.0.1:9110", "unix:/run/popproxy/admin.sock"],
-        description="Its address. It has no access control of its own: keep it off public networks.",
-    )
-    unix_mode: Mode = Field(
-        default="0660",
-        validate_default=True,
-        examples=["0660"],
-        description="Permissions of its Unix socket, as octal digits.",
-    )
 
 
 class Log(Model):
@@ -268,7 +251,7 @@ class Config(Model):
         description="The upstream of every login that no plugin routes elsewhere. Needed when there are several.",
     )
     plugin: Many[PluginTable] = Field(default=(), description="Plugins, in order.")
-    admin: Admin | None = Field(default=None, description="The listener for metrics and health.")
+    admin: Admin | None = Field(default=None, description="The listener for metrics, health and administration.")
     log: Log = Field(default_factory=Log, description="The log.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Bounds in time.")
     limits: Limits = Field(default_factory=Limits, description="Bounds in octets and counts.")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from popproxy.config.admin import Admin
 from popproxy.config.listener import Certificate, Listener
 from popproxy.config.models import Config, Protocol
 from popproxy.config.overload import MOST, Share
@@ -146,9 +147,17 @@ class StorePlan:
 
 @dataclass(frozen=True, slots=True)
 class AdminPlan:
-    """Where /metrics, /healthz and /readyz are."""
+    """Where the admin listener is. ``spare`` is a Unix socket beside ``binds`` that have none; that it cannot be opened
+    is no failure."""
 
-    bind: Bind
+    binds: tuple[Bind, ...]
+    spare: Bind | None = None
+
+    @property
+    def socket(self) -> Path | None:
+        """The Unix socket by which the command line asks."""
+        every = self.binds if self.spare is None else (*self.binds, self.spare)
+        return next((Path(bind.path) for bind in every if bind.family == "unix"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +220,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         upstreams=upstreams,
         default_upstream=default,
         tls=tls,
-        admin=AdminPlan(replace(config.admin.bind, mode=config.admin.unix_mode)) if config.admin else None,
+        admin=_admin(config.admin),
         log=LogPlan(config.log.format, config.log.level, config.log.file, config.log.users, config.log.salt),
         plugins=tuple(plugins),
         timeouts=timeouts,
@@ -235,6 +244,34 @@ def state_directory() -> Path:
         return system
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(home).expanduser() / "popproxy"
+
+
+SOCKET = Path("/run/popproxy/admin.sock")
+"""Where the admin listener's Unix socket is when nothing else is said."""
+
+
+def runtime_socket() -> Path | None:
+    """``admin.sock`` in $RUNTIME_DIRECTORY, else in /run/popproxy; None when that is no directory of ours."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    path = Path(given) / SOCKET.name if given else SOCKET
+    return path if path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK) else None
+
+
+def admin_plan(binds: Sequence[Bind], mode: int = 0o660) -> AdminPlan | None:
+    """The admin listener on ``binds``, and on the Unix socket of the runtime directory when they have none."""
+    spare = None if any(bind.family == "unix" for bind in binds) else runtime_socket()
+    if spare is None and not binds:
+        return None
+    return AdminPlan(
+        tuple(replace(bind, mode=mode) for bind in binds),
+        None if spare is None else Bind("unix", path=str(spare), mode=mode, v6only=False),
+    )
+
+
+def _admin(admin: Admin | None) -> AdminPlan | None:
+    if admin is None:
+        return admin_plan(())
+    return admin_plan(admin.bind, admin.unix_mode) if admin.bind else None
 
 
 def _certificate(certificate: Certificate) -> CertificatePlan:

@@ -86,9 +86,9 @@ fail = "open"                        # "closed": a failure refuses with -ERR [SY
 deadline = "5s"
 rules = [{ set = "X-Fetched-By", value = "{user} through {listener}" }]
 
-# /metrics, /healthz, /readyz. Without this table there is none.
+# /metrics, /healthz, /readyz for who reaches it; sessions and all else that is private on Unix sockets only.
 [admin]
-bind = "127.0.0.1:9110"              # or "unix:/run/popproxy/admin.sock"
+bind = "127.0.0.1:9110"              # or ["127.0.0.1:9110", "unix:/run/popproxy/admin.sock"]
 
 [log]
 format = "json"                      # or "console", "journald"

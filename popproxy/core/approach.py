@@ -113,6 +113,11 @@ class Approach:
         self._began = 0.0
         self.replay: list[Command] = []
 
+    @property
+    def talks(self) -> bool:
+        """Whether an answer of the upstream is awaited."""
+        return self._leg is not None and self._leg.busy
+
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
         leg = self._leg

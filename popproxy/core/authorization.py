@@ -14,6 +14,7 @@ from popproxy.api.verdicts import Refuse
 from popproxy.api.views import TlsView
 from popproxy.core import hooks
 from popproxy.core.announce import announce, show
+from popproxy.core.awaited import Awaited
 from popproxy.core.chain import Chain, Entry
 from popproxy.core.effects import SecureClient
 from popproxy.core.entrance import AT_ONCE, Entrance, shown
@@ -120,6 +121,10 @@ class Authorization(Reading):
     def stalled(self) -> None:
         """Whoever does not read is not heard; the login deadline goes on."""
         self._lines()
+
+    def awaits(self, now: float) -> Awaited:
+        """See Stage. Nobody notes when a client that is not logged in said something last."""
+        return Awaited("upstream" if self._entrance.talks else "proxy" if self.busy else "client")
 
     def close(self) -> None:
         """Nothing is held here."""

@@ -54,6 +54,7 @@ REASONS: tuple[str, ...] = (
     "upstream_timeout",
     "policy",
     "shutdown",
+    "kicked",
     "protocol_error",
     "tls",
     "internal_error",

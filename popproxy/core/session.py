@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 from popproxy.api.views import SessionSummary, SessionView
 from popproxy.core import hooks
 from popproxy.core.authorization import Authorization
+from popproxy.core.awaited import Awaited
 from popproxy.core.chain import Chain
 from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Note, Outcome
 from popproxy.core.failures import Failure
@@ -62,6 +63,10 @@ class Stage(Protocol):
 
     def stalled(self) -> None:
         """The client's write buffer has become full, or has room again."""
+        ...
+
+    def awaits(self, now: float) -> Awaited:
+        """Who is to move."""
         ...
 
     def close(self) -> None:
@@ -231,12 +236,25 @@ class Session:
             self._stage.stalled()
             self._settle()
 
-    def stop(self) -> None:
-        """The worker shuts down: an idle session ends without a word, a streaming one behind its reply."""
-        self.leave("shutdown")
+    def stop(self, reason: str = "shutdown", detail: str = "") -> None:
+        """Somebody ends it, at first the worker that shuts down: an idle session ends without a word, a streaming one
+        behind its reply. QUIT is not said upstream."""
+        self.leave(reason, detail)
         if isinstance(self._stage, Authorization):
             self._stage.stopped()
         self._settle()
+
+    def awaits(self) -> Awaited:
+        """Who is to move now. For those who look at the session from outside."""
+        return self._stage.awaits(self.clock())
+
+    def commands(self) -> dict[str, dict[str, int]]:
+        """Answered commands so far: by verb, how often each outcome came."""
+        counts: dict[str, dict[str, int]] = {}
+        for index, count in sorted(self.tally.items()):
+            verb, outcome = divmod(index, len(OUTCOMES))
+            counts.setdefault(VERB_NAMES[verb], {})[OUTCOMES[outcome]] = count
+        return counts
 
     def summary(self) -> SessionSummary:
         """Final totals; on_close hooks are called. Call it once, when both connections are gone.

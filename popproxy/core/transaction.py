@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from popproxy.core.answers import Answers
+from popproxy.core.awaited import Awaited
 from popproxy.core.chain import Chain
 from popproxy.core.effects import Paced
 from popproxy.core.failures import Failure
@@ -164,6 +165,19 @@ class Transaction:
     def stalled(self) -> None:
         """Who takes nothing is not heard; who takes again is."""
         self.moved(self.s.clock())
+
+    def awaits(self, now: float) -> Awaited:
+        """See Stage. The deadline tells since when: it is set anew whenever somebody has moved."""
+        s, a = self.s, self.answers
+        if s.blocked or a.paused or a.pours.source is not None:
+            return Awaited("client", _since(now, s.deadline - self.idle))
+        if a.careful.waiting:
+            return Awaited("proxy")
+        if self.flight:
+            return Awaited("upstream", _since(now, s.deadline - self.patience))
+        if self.busy:
+            return Awaited("proxy")
+        return Awaited("client", _since(now, s.deadline - self.idle))
 
     def close(self) -> None:
         """Give back what is held; nothing goes upstream any more."""
@@ -418,3 +432,8 @@ class Transaction:
             if end < len(data):
                 self.client(data[end:])
         self.clocked(s.clock())
+
+
+def _since(now: float, began: float) -> float | None:
+    """Seconds; None when no deadline was set."""
+    return max(0.0, now - began) if isfinite(began) else None

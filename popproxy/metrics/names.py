@@ -117,7 +117,8 @@ VERDICTS: Values = ("pass", "modify", "deny")
 PLUGIN_ACTIONS: Values = ("fail_open", "fail_closed")
 REASONS: Values = (
     "quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "client_stalled", "upstream_eof",
-    "upstream_error", "upstream_timeout", "policy", "shutdown", "protocol_error", "tls", "internal_error",
+    "upstream_error", "upstream_timeout", "policy", "shutdown", "kicked", "protocol_error", "tls",
+    "internal_error",
 )  # fmt: skip
 STATES: dict[str, str] = {
     "greeting": "authorization",

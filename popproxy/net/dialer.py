@@ -63,7 +63,7 @@ class Dialer:
         self.group = group
         self.closing: set[asyncio.Transport] = set() if closing is None else closing
         """Connections nobody uses any more that are not closed yet; all dialers of a worker may share the set."""
-        self._times = times
+        self.times = times
         self._own = own
         self._literals = {server: _literal(server.host) for server in plan.servers}
         self._context: ssl.SSLContext | None = None
@@ -142,7 +142,7 @@ class Dialer:
             self._context,
             server_side=False,
             server_hostname=self.plan.server_name or server.host,
-            handshake_timeout=self._times.upstream_handshake,
+            handshake_timeout=self.times.upstream_handshake,
             ready=ready,
         )
 
@@ -157,11 +157,11 @@ class Dialer:
             return await self._address(server, literal, protocol, header)
         started = monotonic()
         try:
-            async with asyncio.timeout(self._times.connect):
+            async with asyncio.timeout(self.times.connect):
                 addresses = await _addresses(server)
         except TimeoutError:
             # The resolver's thread goes on by itself; nobody waits for it any more.
-            return Failure(Kind.DNS, f"cannot resolve the name: no answer within {self._times.connect:g} s")
+            return Failure(Kind.DNS, f"cannot resolve the name: no answer within {self.times.connect:g} s")
         except OSError as error:
             return Failure(Kind.DNS, f"cannot resolve the name: {error.strerror or error}")
         self.meter.phase("dns", monotonic() - started)
@@ -181,7 +181,7 @@ class Dialer:
         loop = asyncio.get_running_loop()
         started = monotonic()
         try:
-            async with asyncio.timeout(self._times.connect):
+            async with asyncio.timeout(self.times.connect):
                 if server.tls != "implicit":
                     transport, side = await loop.create_connection(protocol, address, server.port)
                     if header:
@@ -190,7 +190,7 @@ class Dialer:
                     return side, False
                 sock = await _connected(loop, address, server.port, header)
         except TimeoutError:
-            return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self._times.connect:g} s")
+            return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self.times.connect:g} s")
         except ConnectionRefusedError:
             return Failure(Kind.REFUSED, f"{address}: connection refused")
         except OSError as error:

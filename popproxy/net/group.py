@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import time
 from typing import Protocol
 
 from popproxy.config.plan import Server, UpstreamPlan
@@ -46,9 +47,10 @@ class Load:
 
 
 class Member:
-    """A server of the group. ``name`` is its host and port; ``credit`` and ``turn`` are balance's."""
+    """A server of the group. ``name`` is its host and port; ``credit`` and ``turn`` are balance's; ``fault`` is what
+    was wrong with it last, and when (seconds since the epoch)."""
 
-    __slots__ = ("breaker", "credit", "load", "name", "server", "turn")
+    __slots__ = ("breaker", "credit", "fault", "load", "name", "server", "turn")
 
     def __init__(self, server: Server, breaker: Breaker, load: Load | None = None) -> None:
         self.server = server
@@ -57,6 +59,7 @@ class Member:
         self.load = load or Load()
         self.credit = 0
         self.turn = 0
+        self.fault: tuple[float, Failure] | None = None
 
     @property
     def sessions(self) -> int:
@@ -117,7 +120,9 @@ class Lease:
 
 
 class Group:
-    """See the head of this file. ``before`` is a Group of the same upstream that is in use."""
+    """See the head of this file. ``before`` is a Group of the same upstream that is in use.
+
+    ``drained`` are names of servers that get no new logins, because an administrator says so; all kin go by it."""
 
     def __init__(
         self, plan: UpstreamPlan, clock: Callable[[], float], watch: Watch, before: Group | None = None
@@ -129,6 +134,7 @@ class Group:
         self._load: Load = Load() if before is None else before._load
         self._kin: list[Group] = [] if before is None else before._kin
         """Those whose sessions count together, the latest last."""
+        self.drained: set[str] = set() if before is None else before.drained
         known = {member.name: (group, member) for group in self._kin for member in group.members}
         members: list[Member] = []
         for server in plan.servers:
@@ -136,6 +142,7 @@ class Group:
             if member.name in known:
                 group, old = known[member.name]
                 member.load = old.load
+                member.fault = old.fault
                 if group.plan.health == plan.health:
                     member.breaker = old.breaker
             members.append(member)
@@ -204,12 +211,32 @@ class Group:
                 return Failure(Kind.DOWN, "no other server")
         else:
             candidates = self.members
+        if self.drained:
+            named = ", ".join(member.name for member in candidates)
+            candidates = [member for member in candidates if member.name not in self.drained]
+            if not candidates:
+                return Failure(Kind.DOWN, f"drained by an administrator: {named}")
         eligible = [member for member in candidates if member.breaker.admits(now)]
         eligible = eligible or [member for member in candidates if member.breaker.admits(now, urgent=True)]
         if not eligible:
             names = ", ".join(member.name for member in candidates)
             return Failure(Kind.DOWN, f"out of rotation, and a trial is under way: {names}")
         return eligible
+
+    @property
+    def waiting(self) -> int:
+        """Logins that wait for a place, at all kin."""
+        return sum(len(group._waiting) for group in self._kin)
+
+    def drain(self, name: str, on: bool) -> bool:
+        """Give the server called ``name`` no new logins, or give it some again; whether that changes anything. Its
+        sessions go on. Whoever waits for a place is looked at anew."""
+        if (name in self.drained) is on:
+            return False
+        (self.drained.add if on else self.drained.discard)(name)
+        for group in list(self._kin):
+            group._serve()
+        return True
 
     async def _wait(self, wish: Wish) -> Lease | Failure:
         plan, began = self.plan, self._clock()
@@ -272,6 +299,7 @@ class Group:
 
     def bad(self, member: Member, number: int, failure: Failure, who: str | None) -> None:
         """See Lease."""
+        member.fault = time(), failure
         if failure.rule.health:
             if member.breaker.failed(number, self._clock(), who):
                 self._turned(member, failure, 0.0)
@@ -283,6 +311,7 @@ class Group:
         now = self._clock()
         since = member.breaker.since
         if failure is not None:
+            member.fault = time(), failure
             if member.breaker.failed(0, now):
                 self._turned(member, failure, 0.0)
         elif member.breaker.answered(now):

@@ -36,6 +36,15 @@ class Breaker:
         self._began = now
         self._numbers = 0
 
+    @property
+    def state(self) -> str:
+        """``up``, ``down``, or ``trial``: down, and a login tries it."""
+        return "up" if self.up else "trial" if self._trial else "down"
+
+    def next_trial(self, now: float) -> float | None:
+        """Seconds until a login may try it; None while it is up."""
+        return None if self.up else max(0.0, self._due - now)
+
     def admits(self, now: float, urgent: bool = False) -> bool:
         """Whether a login may go there now. ``urgent``: no server is up, so a trial need not wait until it is due, and
         one that takes long keeps the others out no longer than ``backoff``."""

@@ -75,10 +75,15 @@ class Prober:
         interval = self._dialer.plan.health.probe
         await asyncio.sleep(interval * (place + 1) / len(self._dialer.group.members))
         while True:
-            failure = await self.probe(member)
-            self._dialer.meter.checked(member.name, "ok" if failure is None else failure.kind.value)
-            self._dialer.group.probed(member, failure)
+            await self.once(member)
             await asyncio.sleep(interval)
+
+    async def once(self, member: Member) -> Failure | None:
+        """One probe that counts: in the metrics, and for or against the server."""
+        failure = await self.probe(member)
+        self._dialer.meter.checked(member.name, "ok" if failure is None else failure.kind.value)
+        self._dialer.group.probed(member, failure)
+        return failure
 
     async def probe(self, member: Member) -> Failure | None:
         """One probe; None when the server is well."""

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _FLUSH_OCTETS = 1 << 18
 _TICK = 0.001
-_SILENT = frozenset({"quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "shutdown"})
+_SILENT = frozenset({"quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "shutdown", "kicked"})
 """Ends at which the client either knows or is told nothing."""
 
 
@@ -424,18 +424,19 @@ class Pump(asyncio.Protocol):
         elif self._client is not None:
             self._client.abort()
 
-    def stop(self) -> None:
-        """The worker shuts down: whoever waits only for its pace, gets the rest at once."""
+    def stop(self, reason: str = "shutdown", detail: str = "") -> None:
+        """The worker shuts down, or somebody ends the session, see Session.stop: whoever waits only for its pace, gets
+        the rest at once."""
         if self._pacer is not None:
             self._pacer.release(self._client)
             self.eased(self._pacer.full)
             if self._phase is Phase.CLOSED:
                 self.close_client()
-        self._tell(self.session.stop)
+        self._tell(self.session.stop, reason, detail)
 
-    def abort(self) -> None:
-        """The worker's deadline passed: no more waiting."""
-        self._tell(self.session.end, "shutdown", "the deadline for open sessions passed")
+    def abort(self, reason: str = "shutdown", detail: str = "the deadline for open sessions passed") -> None:
+        """The worker's deadline passed, or somebody ends it now: no more waiting."""
+        self._tell(self.session.end, reason, detail)
         self._cut()
 
     def _finish(self) -> None:

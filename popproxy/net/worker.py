@@ -19,6 +19,8 @@ from popproxy.api.store import Store, StoreFailed
 from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.desk import Desk
+from popproxy.net.desk.sessions import Sessions
+from popproxy.net.desk.upstreams import Upstreams
 from popproxy.net.front import Front
 from popproxy.net.generation import Generation, Ground, PluginFailed, WorkerLog
 from popproxy.net.group import Group
@@ -75,6 +77,8 @@ class Worker:
         self._ground = Ground(
             loop, log, metrics, self._threads, stores, self._overload, {}, set(), self.next_id, self._ended
         )
+        Sessions(self.desk, self.pumps)
+        Upstreams(self.desk, lambda: self.generations[0].dialers if self.generations else {})
 
     # What it is made of
 

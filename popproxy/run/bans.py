@@ -94,12 +94,13 @@ def desk(plan: Plan, plugin: str | None) -> BansDesk:
     name = _plugin(plan, plugin)
     if plan.store.use != "memory":
         return StoreDesk(plan.store, name)
-    if plan.admin is None or plan.admin.bind.family != "unix":
+    socket = plan.admin.socket if plan.admin is not None else None
+    if socket is None:
         raise BansError(
             "the store is in the memory of the worker, which can be asked by a Unix socket only: write [admin] bind = "
             '"unix:/run/popproxy/admin.sock", or share the store, [store] use = "sqlite"'
         )
-    return SocketDesk(Path(plan.admin.bind.path), name)
+    return SocketDesk(socket, name)
 
 
 def banning(plan: Plan) -> list[str]:

@@ -84,6 +84,11 @@ EVENTS: dict[str, Event] = {
     "certificate": Event("warning", "A certificate works, but not as it should.", ("certificate", "detail")),
     "listening": Event("info", "A listener is open.", ("listener", "address", "tls")),
     "admin_listening": Event("info", "The admin listener is open.", ("address",)),
+    "admin_failed": Event(
+        "warning",
+        "The Unix socket of the admin listener in the runtime directory cannot be opened.",
+        ("address", "detail"),
+    ),
     "start_failed": Event("error", "The process cannot begin to work and ends.", ("detail",)),
     "started": Event("info", "All listeners are open.", ("seconds",)),
     "stopping": Event("info", "No new sessions; those that are open may end.", ("signal", "sessions")),

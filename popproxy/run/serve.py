@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from popproxy import __version__
-from popproxy.config.plan import Plan
+from popproxy.config.plan import AdminPlan, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
 from popproxy.net.tls import TlsConfigError
@@ -129,12 +129,13 @@ class _Service:
         metrics.build(type(loop).__module__.partition(".")[0])
         worker = self.worker = Worker(plan, log, metrics)
         reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics)
+        _answer_bans(worker)
         admin = None
         if plan.admin is not None:
             admin = Admin(
                 lambda accept: render(registry, accept, _RENDER_PAUSE),
                 lambda: self.state or None,
-                private=lambda: _ban_routes(worker),
+                private=self._api,
             )
         signalled = self.signalled = self._on_signals(loop, worker, reloader)
         try:
@@ -158,6 +159,11 @@ class _Service:
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
+
+    def _api(self) -> Sequence[web.RouteDef]:
+        from popproxy.run.admin.api import Api
+
+        return Api(self).routes()
 
     # run.fleet.Fleet
 
@@ -243,19 +249,28 @@ class _Service:
 
     async def _open(self, worker: Worker, admin: Admin | None) -> None:
         if admin is not None and self.plan.admin is not None:
-            await admin.start(self.plan.admin.bind)
-            self.log.event("info", "admin_listening", address=admin.address)
+            await self._open_admin(admin, self.plan.admin)
         await worker.start()
         self.state = ""
         self.log.event("info", "started", seconds=round(time.monotonic() - self.began, 3))
 
+    async def _open_admin(self, admin: Admin, plan: AdminPlan) -> None:
+        await admin.start(*plan.binds)
+        if plan.spare is not None:
+            try:
+                await admin.start(plan.spare)
+            except OSError as error:
+                self.log.event("warning", "admin_failed", address=str(plan.spare), detail=error.strerror or str(error))
+        for address in admin.addresses:
+            self.log.event("info", "admin_listening", address=address)
 
-def _ban_routes(worker: Worker) -> Sequence[web.RouteDef]:
-    """What ``popproxy bans`` asks the worker."""
+
+def _answer_bans(worker: Worker) -> None:
+    """Have the worker answer what ``popproxy bans`` asks."""
     from popproxy.run.bandesk import BanDesk
     from popproxy.run.bans import banning
 
-    return BanDesk(lambda: {name: worker.store(name) for name in banning(worker.plan)}).routes()
+    BanDesk(worker.desk, lambda: {name: worker.store(name) for name in banning(worker.plan)})
 
 
 def _internal(log: EventLog, context: dict[str, object]) -> None:

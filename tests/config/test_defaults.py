@@ -36,7 +36,7 @@ def test_the_usual_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [listener.tls for listener in loaded.plan.listeners] == ["implicit", "starttls"]
     assert notes == ()
     assert loaded.plan.upstreams["main"].servers[0].url == "pop3s://mail.example.com:995"
-    assert loaded.plan.admin is not None and str(loaded.plan.admin.bind) == "127.0.0.1:9110"
+    assert loaded.plan.admin is not None and str(loaded.plan.admin.binds[0]) == "127.0.0.1:9110"
     assert loaded.plan.log.format == "console"
     assert loaded.plan.source is None
 
@@ -92,7 +92,7 @@ def test_the_admin_listener_can_be_moved_and_left_out() -> None:
     loaded, _ = default_config("pop3s://mail.example.com", ["pop3s://127.0.0.1:9995"], "off")
     assert loaded.plan.admin is None
     moved = with_admin(loaded, "[::1]:1")
-    assert moved.plan.admin is not None and str(moved.plan.admin.bind) == "[::1]:1"
+    assert moved.plan.admin is not None and str(moved.plan.admin.binds[0]) == "[::1]:1"
     assert with_admin(moved, "off").plan.admin is None
     with pytest.raises(ConfigError, match="--admin: a name cannot be bound"):
         with_admin(loaded, "localhost:1")

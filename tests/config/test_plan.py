@@ -95,7 +95,7 @@ def test_an_upstream_in_clear_has_to_be_all_clear(good: Good) -> None:
 
 def test_the_rest(good: Good, tmp_path: Path) -> None:
     plan = good(FULL).plan
-    assert plan.admin == AdminPlan(Bind("unix", path="/run/admin", mode=0o666, v6only=False))
+    assert plan.admin == AdminPlan((Bind("unix", path="/run/admin", mode=0o666, v6only=False),))
     assert plan.log == LogPlan("console", "debug", None, "hashed")
     assert (plan.timeouts.idle, plan.timeouts.hook) == (660.0, 10.0)
     assert plan.limits.auth_line == 4096
@@ -111,7 +111,7 @@ def test_the_rest(good: Good, tmp_path: Path) -> None:
 def test_without_an_admin_table_there_is_no_admin_listener(good: Good) -> None:
     assert good("").plan.admin is None
     admin = good("[admin]").plan.admin
-    assert admin is not None and str(admin.bind) == "127.0.0.1:9110"
+    assert admin is not None and str(admin.binds[0]) == "127.0.0.1:9110"
 
 
 def test_the_budgets_are_those_of_core() -> None:

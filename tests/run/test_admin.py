@@ -14,7 +14,8 @@ import uvloop
 
 from popproxy.config.urls import Bind
 from popproxy.metrics import WorkerMetrics, new_registry, render
-from popproxy.run.admin import Admin, _drop
+from popproxy.run.admin import Admin
+from popproxy.run.admin.server import drop
 
 LOOPBACK = Bind("inet", "127.0.0.1", 0)
 Answer = tuple[int, dict[str, str], bytes]
@@ -294,7 +295,7 @@ def test_a_connection_that_is_gone_is_closed_without_a_word() -> None:
             self.closed += 1
 
     gone = Gone()
-    _drop(cast(Any, gone))
+    drop(cast(Any, gone))
     assert gone.closed == 1
 
 

@@ -17,9 +17,12 @@ from popproxy_plugins.brute_force.bans import parse_network, put
 from popproxy.api.fakes import FakeClock, FakeStore
 from popproxy.api.store import Put, Store
 from popproxy.config.urls import Bind
+from popproxy.net.desk import Desk
 from popproxy.run.admin import Admin
+from popproxy.run.admin.api import Api
 from popproxy.run.bandesk import BanDesk
 from popproxy.run.bans import BansError, SocketDesk, _UnixConnection
+from tests.run.office import Desks
 
 
 class Running:
@@ -27,9 +30,9 @@ class Running:
 
     def __init__(self, path: Path, stores: dict[str, Store], bind: Bind | None = None) -> None:
         self.path = path
-        self.admin = Admin(
-            lambda accept: (b"", "text/plain"), lambda: None, private=lambda: BanDesk(lambda: stores).routes()
-        )
+        desk = Desk()
+        BanDesk(desk, lambda: stores)
+        self.admin = Admin(lambda accept: (b"", "text/plain"), lambda: None, private=Api(Desks([desk])).routes)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -92,7 +95,7 @@ def test_bans_come_and_go(path: Path, store: FakeStore) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "body", "status", "told"),
     [
-        ("PUT", "/v1/bans", "no JSON", 400, "the body is no JSON object"),
+        ("PUT", "/v1/bans", "no JSON", 400, "the body is no JSON"),
         ("PUT", "/v1/bans", "[]", 400, "the body is no JSON object"),
         ("PUT", "/v1/bans", '{"network": 5, "seconds": 1}', 400, "are strings"),
         ("PUT", "/v1/bans", '{"network": "192.0.2.7"}', 400, "seconds is a number"),
@@ -115,7 +118,7 @@ def test_what_is_wrong_is_told(
         found, said = admin.ask(method, target, body)
         assert found == status
         assert told in said["error"]
-        assert admin.ask("GET", "/v1/bans") == (200, {"bans": []})
+        assert admin.ask("GET", "/v1/bans") == (200, {"bans": [], "missing": []})
 
 
 def test_a_store_that_is_down(path: Path, store: FakeStore) -> None:
@@ -130,7 +133,7 @@ def test_no_plugin_and_several(path: Path, store: FakeStore) -> None:
         assert admin.ask("GET", "/v1/bans") == (404, {"error": "no plugin here bans"})
     with running(path, {"a": store, "b": store}) as admin:
         assert admin.ask("GET", "/v1/bans") == (404, {"error": "write one of: a, b"})
-        assert admin.ask("GET", "/v1/bans?plugin=b") == (200, {"bans": []})
+        assert admin.ask("GET", "/v1/bans?plugin=b") == (200, {"bans": [], "missing": []})
 
 
 def test_a_port_of_the_network_has_no_bans(path: Path, store: FakeStore) -> None:

@@ -185,7 +185,7 @@ def test_serve_without_a_file(served: list[tuple[Any, str]]) -> None:
     assert main([*argv, "--listen", "pop3://127.0.0.1:1110"]) == 3
     plan, loop = served[0]
     assert [listener.name for listener in plan.listeners] == ["pop3s", "pop3"]
-    assert str(plan.admin.bind) == "127.0.0.1:9110"
+    assert str(plan.admin.binds[0]) == "127.0.0.1:9110"
     assert loop == "uvloop"
     assert "self-signed" in "\n".join(sys.modules["popproxy.run.serve"].told)
     assert main([*argv, "--admin", "off"]) == 3

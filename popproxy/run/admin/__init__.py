@@ -1,0 +1,112 @@
+"""The admin listener: /metrics, /healthz and /readyz over HTTP, and under /v1 what can be asked and changed.
+
+Law: neither a scrape nor a long answer holds up the event loop, both are made in the one thread of this room. aiohttp
+is imported when the listener starts: the command line does without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from popproxy.config.urls import Bind
+from popproxy.run.admin.server import Server
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+CONNECTIONS = 64
+"""HTTP connections held at once on each address."""
+IDLE = 75.0
+"""Seconds for a whole request to arrive, for its answer to be taken, and between two requests; a quarter more at
+most."""
+
+
+class Admin:
+    """All its addresses. Every method belongs to the event loop's thread.
+
+    ``render`` makes the exposition and its content type for an Accept header; it is called in a thread, one call
+    at a time. ``ready`` gives None, or why the process takes no sessions; it is called on the loop. ``private`` makes
+    further routes, for a Unix socket only: its mode says who may use them.
+    """
+
+    def __init__(
+        self,
+        render: Callable[[str], tuple[bytes, str]],
+        ready: Callable[[], str | None],
+        connections: int = CONNECTIONS,
+        idle: float = IDLE,
+        private: Callable[[], Sequence[web.RouteDef]] | None = None,
+    ) -> None:
+        self._render = render
+        self._private = private
+        self._ready = ready
+        self._connections = connections
+        self._idle = idle
+        self._servers: list[Server] = []
+        self._thread: ThreadPoolExecutor | None = None
+        self.addresses: list[str] = []
+        """Where it listens, or did: ``127.0.0.1:9110``, ``[::1]:9110`` or ``unix:/path``."""
+
+    @property
+    def address(self) -> str:
+        """The first of them, empty when there is none."""
+        return next(iter(self.addresses), "")
+
+    async def start(self, *binds: Bind) -> None:
+        """Listen on all ``binds``, beside those it listens on already. Raises OSError that names the address and what
+        is wrong with it; what was opened by this call is closed then."""
+        from aiohttp import web
+
+        from popproxy.run.admin.answers import THREAD, in_words
+
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "popproxy-admin")
+        public = [
+            web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)
+        ]  # fmt: skip
+        private = self._private() if self._private is not None else ()
+        opened: list[Server] = []
+        try:
+            for bind in binds:
+                server = Server(bind, self._connections, self._idle)
+                opened.append(server)
+                routes = [*public, *private] if bind.family == "unix" else public
+                await server.start(routes, [in_words], {THREAD: self._thread})
+        except BaseException:
+            for server in opened:
+                await server.stop()
+            raise
+        self._servers.extend(opened)
+        self.addresses.extend(server.address for server in opened)
+
+    async def stop(self) -> None:
+        """Close all listeners and their connections; requests in work have two seconds to end. May be repeated."""
+        servers, self._servers = self._servers, []
+        for server in servers:
+            await server.stop()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        accept = ",".join(request.headers.getall("Accept", []))
+        body, content_type = await asyncio.get_running_loop().run_in_executor(self._thread, self._render, accept)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        from aiohttp import web
+
+        reason = self._ready()
+        if reason is None:
+            return web.json_response({"ready": True})
+        return web.json_response({"ready": False, "reason": reason}, status=503)

@@ -1,0 +1,31 @@
+"""/v1: all that can be asked and changed over the admin listener."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from popproxy.run.admin.bans import BanRoutes
+from popproxy.run.admin.process import ProcessRoutes
+from popproxy.run.admin.sessions import SessionRoutes
+from popproxy.run.admin.upstreams import UpstreamRoutes
+from popproxy.run.fleet import Fleet
+
+
+class Api:
+    """The routes over ``fleet``. One for a process, however many addresses it listens on."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._upstreams = UpstreamRoutes(fleet)
+        self._families = (SessionRoutes(fleet), self._upstreams, BanRoutes(fleet), ProcessRoutes(fleet))
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """What is added to a listener."""
+        return [route for family in self._families for route in family.routes()]
+
+    def standing(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Questions (and their arguments) that whoever starts a worker asks it before it takes sessions, so that it
+        knows what its predecessors were told by hand. An answer that is not 200 does no harm."""
+        return self._upstreams.standing()
