@@ -471,3 +471,30 @@ def test_who_waits_for_one_server_does_not_hold_up_others() -> None:
         assert isinstance(await waiting, Lease)
 
     run(scene())
+
+
+def test_a_drained_server_is_left_out_and_a_changed_upstream_remembers_it() -> None:
+    bench = Bench(3)
+    bench.group.join()
+    assert bench.group.drain("a:995", True) and not bench.group.drain("a:995", True)
+    assert [bench.name(), bench.name()] == ["b", "b"]
+    named = bench.group.other(parse_server("pop3://a:995"))
+    refused = bench.group.take(Wish(only=named))
+    assert isinstance(refused, Failure) and refused.kind is Kind.DOWN and refused.detail.startswith("drained by an")
+    later = Group(replace(bench.plan, balance="round_robin"), lambda: bench.now, bench.watched, bench.group)
+    later.join()
+    hosts = {lease.member.server.host for lease in (later.take(Wish()) for _ in range(4)) if isinstance(lease, Lease)}
+    assert hosts == {"b", "c"}
+    assert later.drain("a:995", False)
+    assert bench.name() == "a", "all kin go by it"
+
+
+def test_the_last_fault_of_a_server_is_remembered_over_a_reload() -> None:
+    bench = Bench(2)
+    bench.group.join()
+    bench.kill("a")
+    bench.group.probed(bench.group.members[1], TEMPORARY)
+    faults = [member.fault for member in bench.group.members]
+    assert [fault[1] for fault in faults if fault is not None] == [REFUSED, TEMPORARY]
+    later = Group(bench.plan, lambda: bench.now, bench.watched, bench.group)
+    assert [member.fault for member in later.members] == faults
