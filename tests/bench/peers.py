@@ -41,11 +41,13 @@ class PeerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to set a proxy up: its certificate, TLS on the upstream leg or not, a plugin of popproxy's."""
+    """One way to set a proxy up: its certificate, TLS on the upstream leg or not, a plugin of popproxy's, and what
+    popproxy leaves out (blind.BLIND)."""
 
     key: str = "ecdsa"
     upstream_tls: bool = False
     plugin: str = ""
+    blind: str = ""
 
 
 DEFAULT = Variant()
@@ -64,6 +66,7 @@ class Site:
     certificate: Certificate
     plugin: str = ""
     scanner: int = 11333
+    blind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +277,11 @@ format = "json"
 """
     path = site.folder / "popproxy.toml"
     path.write_text(config)
-    return [*_popproxy(), "serve", "--config", str(path)]
+    return [*_popproxy(site.blind), "serve", "--config", str(path)]
 
 
-def _popproxy() -> list[str]:
-    return [sys.executable, "-m", "popproxy"]
+def _popproxy(blind: str = "") -> list[str]:
+    return [sys.executable, "-m", "tests.bench.blind", blind] if blind else [sys.executable, "-m", "popproxy"]
 
 
 def environment() -> dict[str, str]:
@@ -352,7 +355,7 @@ class Instance:
         self.folder.chmod(0o755)
         plain, tls, extra = free_ports(3)
         upstream = stub["tls" if variant.upstream_tls else "plain"]
-        more = (variant.upstream_tls, certificate, variant.plugin, stub["scanner"])
+        more = (variant.upstream_tls, certificate, variant.plugin, stub["scanner"], variant.blind)
         self.site = Site(self.folder, plain, tls, extra, upstream, *more)
         self.plain, self.tls = self.site.plain, self.site.tls
         self._log = self.folder / "output.log"

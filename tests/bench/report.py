@@ -81,9 +81,13 @@ def ratios(readings: Readings) -> list[str]:
         return ["popproxy took no part in this run: no ratios.", ""]
     rows = []
     for one in _measured(readings):
-        if one.base and one.absolute is not None:
+        if one.base:
             share = ratio(readings, one.name, OURS, one.base)
-            own = "not measured" if share is None else f"{verdict(share, one.absolute)}, against no plugin"
+            if share is None:
+                own = "not measured"
+            else:
+                own = f"{share:.2f}" if one.absolute is None else verdict(share, one.absolute)
+                own += f", against {one.base}"
             rows.append([one.title, own, "", "", ""])
         elif one.absolute is not None:
             ours = values(readings, one.name, OURS)

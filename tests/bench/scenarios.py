@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.bench import account
+from tests.bench.blind import BLIND
 from tests.bench.peers import DEFAULT, HEAD, Variant, spam_head
 
 SETTLE = 0.05
@@ -63,7 +64,8 @@ class Goal:
 class Scenario:
     """`rounds` caps the rounds (0: no cap); `fresh` wants an instance of its own; `extra_peers` take part only here.
 
-    A scenario with a `base` is popproxy's alone: `absolute` is its ratio to the base, another scenario's name.
+    A scenario with a `base` is popproxy's alone: `absolute` is its ratio to the base, another scenario's name; without
+    it there is nothing to reach.
     """
 
     name: str
@@ -265,6 +267,23 @@ SPAM: tuple[Scenario, ...] = tuple(
 )
 """rspamd is the stub's: what a scan costs the proxy, not the scanner."""
 
+BLINDED: tuple[Scenario, ...] = tuple(
+    Scenario(
+        f"{name}-without-{parts.replace(',', '-')}",
+        f"without {parts.replace(',', ' and ')}: {what}",
+        unit,
+        measure,
+        variant=Variant(blind=parts),
+        base=base,
+    )
+    for name, what, unit, measure, base in (
+        ("login", "login, plain", "CPU us per login", logins(False, 8000), "login-plain"),
+        ("noop", "NOOP sequential, plain", "CPU us per NOOP", noops(False, False), "noop-plain-seq"),
+    )
+    for parts in BLIND
+)
+"""What metrics and logs cost: the same without them. Their part of the base is what is missing to 1."""
+
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         "login-plain",
@@ -372,6 +391,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         variant=Variant(plugin="unsubscribed"),
         base="noop-plain-pipe",
     ),
+    *BLINDED,
     Scenario(
         "headers-bulk",
         "a header set by `headers`: bulk RETR 64 x 4 MiB, plain",

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.bench import account, certs, mail, report
+from tests.bench.blind import BLIND
 from tests.bench.load import Load
-from tests.bench.peers import HEAD, PEERS, PLUGINS, Site, environment, free_ports
+from tests.bench.peers import HEAD, PEERS, PLUGINS, ROOT, Site, environment, free_ports
 from tests.bench.run import Child, options, takes_part
 from tests.bench.scenarios import SCENARIOS, Goal, Reading
 from tests.bench.wires import LoadError
@@ -239,13 +240,14 @@ def test_report_compares_a_plugin_with_none() -> None:
         "headers-bulk": {"popproxy": [Reading(120.0), Reading(280.0)]},
     }
     assert report.ratio(readings, "headers-bulk", "popproxy", "bulk-plain") == pytest.approx((1.2 + 1.4) / 2)
-    assert "1.30 (must 1.5, goal 1.15): must met, against no plugin" in report.markdown(readings, {}, [], quick=False)
+    assert "1.30 (must 1.5, goal 1.15): must met, against bulk-plain" in report.markdown(readings, {}, [], quick=False)
 
 
 def test_a_base_is_another_scenario_of_the_same_unit() -> None:
     by_name = {one.name: one for one in SCENARIOS}
     based = [one for one in SCENARIOS if one.base]
-    assert {one.variant.plugin for one in based} == set(PLUGINS) - {""}
+    assert {one.variant.plugin for one in based} == set(PLUGINS)
+    assert {one.variant.blind for one in based} == {"", *BLIND}
     for one in based:
         assert by_name[one.base].unit == one.unit
         assert [peer for peer in PEERS if takes_part(one, peer)] == ["popproxy"]
@@ -289,7 +291,21 @@ def test_goals_never_ask_less_than_the_must() -> None:
     for scenario in SCENARIOS:
         for goal in (*scenario.goals.values(), *([scenario.absolute] if scenario.absolute else [])):
             assert goal.goal <= goal.must, scenario.name
-        assert scenario.goals or scenario.absolute, scenario.name
+        assert scenario.goals or scenario.absolute or scenario.base, scenario.name
+
+
+def test_what_is_left_out_is_left_out() -> None:
+    for parts in BLIND:
+        program = (
+            f"from tests.bench.blind import blind; blind({parts!r})\n"
+            "from popproxy.metrics.meters import ListenerMeter, UpstreamMeter\n"
+            "from popproxy.run.logs import EventLog\n"
+            "print(*(method.__name__ for method in (ListenerMeter.session_end, UpstreamMeter.dial, EventLog.event)))"
+        )
+        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+        counts, dials, writes = (name != "_nothing" for name in said.stdout.split())
+        assert counts is dials is ("metrics" not in parts)
+        assert writes is ("log" not in parts)
 
 
 def test_nobody_is_asked_for_what_it_cannot() -> None:
