@@ -46,8 +46,8 @@ class Connected(Generic[P]):
 
 
 class Dialer:
-    """Connects to the servers of one upstream. Raises TlsConfigError when made with unusable certificates; may be
-    made in a thread."""
+    """Connects to the servers of one upstream. ``context`` is the TLS of the next connection; one that is None when it
+    is needed is made then, which takes milliseconds, and raises TlsConfigError when certificates cannot be used."""
 
     def __init__(
         self,
@@ -66,11 +66,10 @@ class Dialer:
         self.times = times
         self._own = own
         self._literals = {server: _literal(server.host) for server in plan.servers}
-        self._context: ssl.SSLContext | None = None
-        if any(server.tls != "off" for server in plan.servers):
-            self._context = self._made_context()
+        self.context: ssl.SSLContext | None = None
 
-    def _made_context(self) -> ssl.SSLContext:
+    def make_context(self) -> ssl.SSLContext:
+        """A context from the files of the plan. May be called in a thread. Raises TlsConfigError."""
         plan = self.plan
         own = plan.client_certificate
         files = None
@@ -133,13 +132,13 @@ class Dialer:
         ready: Callable[[TlsTransport, TlsFailure | None], None],
     ) -> TlsTransport:
         """TLS as client on a connected socket, the certificate checked against the server's name."""
-        if self._context is None:
+        if self.context is None:
             # The upstream's own servers have no TLS, but a plugin may name one that has.
-            self._context = self._made_context()
+            self.context = self.make_context()
         return TlsTransport(
             loop,
             sock,
-            self._context,
+            self.context,
             server_side=False,
             server_hostname=self.plan.server_name or server.host,
             handshake_timeout=self.times.upstream_handshake,

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from time import monotonic
 from typing import Any, Protocol
 
 from popproxy.api.plugin import HOOKS, subscribes
 from popproxy.api.services import Log
 from popproxy.api.store import Store
-from popproxy.config.plan import Bind, CertificatePlan, Plan, TlsPlan, UpstreamPlan
+from popproxy.config.plan import Bind, Plan, UpstreamPlan
 from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level
 from popproxy.core.hooks import CONTAINED
 from popproxy.core.login import Knowledge
 from popproxy.metrics.collector import WorkerMetrics
+from popproxy.net.certificates import Certificates
 from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Seats, Shared
 from popproxy.net.group import Group
@@ -36,21 +34,16 @@ from popproxy.net.overload import Overload
 from popproxy.net.own import OwnAddresses
 from popproxy.net.probe import Prober
 from popproxy.net.pump import Pump
-from popproxy.net.selfsigned import ensure_self_signed
 from popproxy.net.services import PluginServices, Pool
 from popproxy.net.sockets import Give, Place, place
 from popproxy.net.spool import Spools
 from popproxy.net.store import Stores
 from popproxy.net.tasks import Tasks
-from popproxy.net.tls import CertificateFiles, certificate_expiry, certificate_warnings, server_context
 from popproxy.net.watch import UpstreamWatch
 from popproxy.state.space import Backend, Space
 
 _START_SECONDS = 30.0
 _CANCEL_SECONDS = 1.0
-_SELF_SIGNED_ADVICE = (
-    "clients will warn about it: set [tls] certificates = [{ cert = \"...\", key = \"...\" }] to one they trust"
-)
 
 
 class WorkerLog(Protocol):
@@ -86,18 +79,6 @@ class Ground:
     ended: Callable[[Generation], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """TLS of listeners: the context, the files it was made of, and when each certificate ends (by file name, in
-    seconds since the epoch). ``made`` says which of them was made here for want of a configured one."""
-
-    context: ssl.SSLContext
-    files: tuple[CertificateFiles, ...]
-    expiries: Mapping[str, float]
-    warnings: tuple[str, ...]
-    made: str = ""
-
-
 class Generation:
     """See the head of this file. ``number`` counts the plans of a process from 1 on."""
 
@@ -119,7 +100,7 @@ class Generation:
             same = before.plan.upstreams == plan.upstreams
             self._knowledge = before._knowledge if same else self._knowledge
             self._knowledge.shapes = before._knowledge.shapes
-        self._served: dict[TlsPlan, Served] = {}
+        self._certificates = Certificates(ground.loop, ground.log)
         self._store: Backend | None = None
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._probes: dict[str, list[asyncio.Task[Any]]] = {}
@@ -153,11 +134,11 @@ class Generation:
         still to be ended. ``groups`` are those of upstreams that are in use."""
         plan, ground = self.plan, self._ground
         for upstream in plan.upstreams.values():
-            self.dialers[upstream.name] = await self._dialer(upstream, groups.get(upstream.name))
+            self.dialers[upstream.name] = dialer = self._dialer(upstream, groups.get(upstream.name))
+            await self._certificates.trust(dialer)
         for listener in plan.listeners:
-            if listener.tls != "off" and listener.tls_context not in self._served:
-                self._served[listener.tls_context] = await self._thread(partial(_serve, listener.tls_context))
-        self._tell_certificates()
+            if listener.tls != "off":
+                await self._certificates.load(listener.tls_context)
         spools = Spools(plan.limits.spool_memory, plan.limits.spool_disk, ground.metrics.spooled)
         shared = Shared(
             ground.loop,
@@ -171,10 +152,10 @@ class Generation:
             ground.overload,
         )
         for listener in plan.listeners:
-            served = self._served[listener.tls_context] if listener.tls != "off" else None
+            context = self._certificates.context(listener.tls_context) if listener.tls != "off" else None
             seats = ground.seats.setdefault(listener.name, Seats())
             meter = ground.metrics.listener(listener.name)
-            front = Front(listener, shared, meter, None if served is None else served.context, seats)
+            front = Front(listener, shared, meter, context, seats)
             self.fronts.append(front)
             for where in listener.bind:
                 bound = Listener(front, give(where), where)
@@ -185,32 +166,11 @@ class Generation:
         for subscriber in plan.plugins:
             await self._start_plugin(subscriber, self._store)
 
-    async def _thread(self, work: Callable[[], Any]) -> Any:
-        """Reading certificates and keys takes milliseconds each: not on the loop that serves others."""
-        return await self._ground.loop.run_in_executor(None, work)
-
-    async def _dialer(self, upstream: UpstreamPlan, before: Group | None) -> Dialer:
+    def _dialer(self, upstream: UpstreamPlan, before: Group | None) -> Dialer:
         ground = self._ground
         meter = ground.metrics.upstream(upstream.name)
         group = Group(upstream, monotonic, UpstreamWatch(upstream.name, ground.log, meter), before)
-        dialer: Dialer = await self._thread(
-            partial(Dialer, upstream, self.plan.timeouts, meter, group, self._own, ground.closing)
-        )
-        return dialer
-
-    def _tell_certificates(self) -> None:
-        log = self._ground.log
-        for served in self._served.values():
-            if served.made:
-                log.event(
-                    "warning",
-                    "self_signed",
-                    certificate=str(served.files[0].cert),
-                    fingerprint=served.made,
-                    advice=_SELF_SIGNED_ADVICE,
-                )
-            for warning in served.warnings:
-                log.event("warning", "certificate", detail=warning)
+        return Dialer(upstream, self.plan.timeouts, meter, group, self._own, ground.closing)
 
     async def _start_plugin(self, subscriber: Subscriber, store: Backend) -> None:
         name, plugin, ground = subscriber.name, subscriber.plugin, self._ground
@@ -279,17 +239,18 @@ class Generation:
         """What the gauges say of a plan."""
         for front in self.fronts:
             front.meter.limit(front.listener.limit)
-            self._show_expiries(front)
+            self._certificates.show(front)
         for dialer in self.dialers.values():
             dialer.meter.limit(dialer.plan.max_sessions)
             for member in dialer.group.members:
                 dialer.meter.up(member.name, member.breaker.up)
 
-    def _show_expiries(self, front: Front) -> None:
-        served = self._served.get(front.listener.tls_context)
-        if served is not None and front.listener.tls != "off":
-            for name, expiry in served.expiries.items():
-                front.meter.certificate(name, expiry)
+    async def renew(self) -> None:
+        """Take certificates, keys and authorities from their files again, where those have changed."""
+        for front in await self._certificates.renew(self.fronts):
+            self._certificates.show(front)
+        for dialer in self.dialers.values():
+            await self._certificates.renew_upstream(dialer)
 
     def retire(self, kept: Iterable[Bind], upstreams: Iterable[str]) -> None:
         """Accept no more: ``kept`` are the addresses where somebody else does, those who wait at the others are
@@ -359,27 +320,3 @@ def _taken(places: Counter[Place], listener: Listener) -> bool:
     key = place(listener.where)
     places[key] -= 1
     return places[key] >= 0
-
-
-def _serve(tls: TlsPlan) -> Served:
-    """The TLS of listeners, from its files. Raises TlsConfigError or OSError."""
-    files, made = tuple(_files(certificate) for certificate in tls.certificates), ""
-    if not files:
-        files = (ensure_self_signed(tls.self_signed_directory, [socket.gethostname()]).files,)
-        begin = files[0].cert.read_text("ascii")
-        der = ssl.PEM_cert_to_DER_cert(begin[begin.index(ssl.PEM_HEADER) :])
-        made = sha256(der).hexdigest()
-    warnings = tuple(certificate_warnings(files))
-    context = server_context(
-        files,
-        minimum=tls.minimum,
-        ciphers=tls.ciphers,
-        verify_client=tls.verify_client,
-        client_ca_file=tls.client_ca_file,
-    )
-    return Served(context, files, {file.cert.name: certificate_expiry(file.cert) for file in files}, warnings, made)
-
-
-def _files(certificate: CertificatePlan) -> CertificateFiles:
-    secret = certificate.password.get_secret_value().encode() if certificate.password is not None else None
-    return CertificateFiles(certificate.cert, certificate.key, secret)

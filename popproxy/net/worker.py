@@ -36,6 +36,7 @@ __all__ = ["Generation", "Give", "PluginFailed", "Worker", "WorkerLog"]
 
 _LAG_SECONDS = 0.1
 _CANCEL_SECONDS = 1.0
+_RENEW_SECONDS = 10.0
 
 
 class Worker:
@@ -69,6 +70,7 @@ class Worker:
         stores = Stores(lambda kind: StoreWatch(kind, metrics.store(kind), log))
         self._overload = Overload(plan.overload, metrics.overload, log)
         self._lag: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.TimerHandle | None = None
         self._prefix = secrets.token_hex(3)
         self._numbers = itertools.count(1)
         self._plans = itertools.count(1)
@@ -166,6 +168,7 @@ class Worker:
         self.generations.insert(0, generation)
         if before is None:
             self._beat(self._loop.time() + _LAG_SECONDS)
+            self._renew_later()
         else:
             self._overload.take(generation.plan.overload, self._loop.time())
             self._retire(before, generation)
@@ -209,6 +212,17 @@ class Worker:
         self._overload.beat(now, late)
         self._lag = self._loop.call_at(now + _LAG_SECONDS, self._beat, now + _LAG_SECONDS)
 
+    def _renew_later(self) -> None:
+        if not self._stopping:
+            self._renewal = self._loop.call_later(_RENEW_SECONDS, lambda: self._tasks.spawn(self._renew()))
+
+    async def _renew(self) -> None:
+        """Certificates of the plan in force follow their files; those before keep what they have."""
+        try:
+            await self.generations[0].renew()
+        finally:
+            self._renew_later()
+
     # The end
 
     def hurry(self) -> None:
@@ -230,8 +244,9 @@ class Worker:
             transport.abort()
         self._empty.clear()
         await self._until_empty(_CANCEL_SECONDS)
-        if self._lag is not None:
-            self._lag.cancel()
+        for timer in (self._lag, self._renewal):
+            if timer is not None:
+                timer.cancel()
         if self._ending:
             await asyncio.wait(self._ending)
         await self._tasks.cancel(_CANCEL_SECONDS)
