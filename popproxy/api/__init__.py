@@ -1,5 +1,6 @@
 """FLOOR 1: the only thing a plugin imports. ``plugins/README.md`` is the author's guide."""
 
+from popproxy.api.backends import Backend
 from popproxy.api.bodies import BodyFilter, HeaderFilter
 from popproxy.api.credentials import Bearer, Credentials, Digest, External, Password, Verified
 from popproxy.api.explained import Explained
@@ -97,6 +98,7 @@ __all__ = [
     "LOGIN_MECHANISMS",
     "TRANSACTION_COMMANDS",
     "Answer",
+    "Backend",
     "Bearer",
     "BodyFilter",
     "Busy",

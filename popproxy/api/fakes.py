@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from popproxy.api.backends import Backend, reason_of
 from popproxy.api.cache import Cache
 from popproxy.api.plugin import Fail
 from popproxy.api.services import (
+    CACHED,
     DECISIONS,
     LABEL_WORD,
     LIMITED,
+    SCANNED,
     Body,
     Counter,
     FileFailed,
@@ -93,14 +97,40 @@ class FakeCounter:
         self.value += amount
 
 
+class FakeBackend:
+    """api.Backend. ``told`` has ``ok`` or the reason for every look-up, and what the cache knew, as they came."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """See api.Backend."""
+        try:
+            yield
+        except Exception as error:
+            self.told.append(reason_of(error))
+            raise
+        self.told.append("ok")
+
+    def cached(self, result: str) -> None:
+        """See api.Backend. Raises ValueError for a result that is none."""
+        if result not in CACHED:
+            raise ValueError(f"results are {', '.join(CACHED)}")
+        self.told.append(result)
+
+
 class FakeMetrics:
     """api.Metrics. ``counters`` holds every counter by its name and label value (``""`` without a label), ``decided``
-    those of rules by rule and action, ``limited`` those of limits by limit and result."""
+    those of rules by rule and action, ``limited`` those of limits by limit and result, ``scanned`` those of scanners
+    by scanner and result; ``asked`` is the back end."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, str], FakeCounter] = {}
         self.decided: dict[tuple[str, str], FakeCounter] = {}
         self.limited: dict[tuple[str, str], FakeCounter] = {}
+        self.scanned: dict[tuple[str, str], FakeCounter] = {}
+        self.asked = FakeBackend()
 
     def counter(self, name: str, help: str, label: str = "", values: Sequence[str] = ()) -> dict[str, Counter]:
         """See api.Metrics. Raises ValueError for a name made twice, and for a label without values or the reverse."""
@@ -121,6 +151,14 @@ class FakeMetrics:
     def limits(self, names: Sequence[str]) -> dict[str, dict[str, Counter]]:
         """See api.Metrics."""
         return _grid(self.limited, names, LIMITED)
+
+    def scans(self, scanner: str) -> dict[str, Counter]:
+        """See api.Metrics."""
+        return _grid(self.scanned, [scanner], SCANNED)[scanner]
+
+    def backend(self) -> FakeBackend:
+        """See api.Metrics."""
+        return self.asked
 
 
 def _grid(
@@ -215,18 +253,24 @@ class FakeLookup(Generic[K, V]):
         fetch: Callable[[K], Awaitable[V | None]],
         counters: Mapping[str, Counter],
         cache: Cache[K, V],
+        backend: Backend | None = None,
     ) -> None:
         self._name = name
         self._fetch = fetch
         self._count = counters
         self._cache = cache
+        self._backend = backend
 
     async def get(self, key: K) -> V | None:
         """See api.Lookup."""
         known = self._cache.get(key)
         if known is not None:
             self._count["cached"].inc()
+            if self._backend is not None:
+                self._backend.cached("negative" if known[0] is None else "hit")
             return known[0]
+        if self._backend is not None:
+            self._backend.cached("miss")
         try:
             value = await self._fetch(key)
         except (Unavailable, OSError) as error:
@@ -427,12 +471,13 @@ class FakeServices:
         ttl: float = 60.0,
         negative_ttl: float = 10.0,
         size: int = 10_000,
+        backend: Backend | None = None,
     ) -> FakeLookup[K, V]:
         """See api.Services."""
         counters = self.metrics.counter(
             f"{name}_lookups", f"Look-ups of {name}", "result", ("cached", "found", "unknown", "failed")
         )
-        return FakeLookup(name, fetch, counters, Cache(self.clock.monotonic, ttl, negative_ttl, size))
+        return FakeLookup(name, fetch, counters, Cache(self.clock.monotonic, ttl, negative_ttl, size), backend)
 
     async def file(
         self,

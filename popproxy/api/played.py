@@ -84,6 +84,11 @@ class Played:
     """What the proxy logged of the session: ``plugin_error``, ``login_failed``, ``upstream_failed``."""
     counters: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
     """The plugins' counters by name and label value."""
+    scanned: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    """What ``services.metrics.scans()`` counted, by scanner and result."""
+    asked: list[str] = field(default_factory=list[str])
+    """What ``services.metrics.backend()`` counted: for each look-up ``ok`` or why it failed, for each question to its
+    cache ``hit``, ``negative`` or ``miss``."""
     calls: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])
     """Hook calls that ended well: plugin, hook, ``pass`` ``modify`` or ``deny``."""
     errors: list[tuple[str, str, str]] = field(default_factory=list[tuple[str, str, str]])

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from popproxy.api.backends import Backend
     from popproxy.api.plugin import Fail
     from popproxy.api.store import Store
 
@@ -27,6 +28,12 @@ DECISIONS = ("allow", "deny", "hide", "rewrite", "delay", "audit")
 """What a rule may do, as it is counted."""
 LIMITED = ("allowed", "denied", "error", "audited")
 """How a limit may decide, as it is counted."""
+BACKEND_ERRORS = ("timeout", "refused", "unreachable", "dns", "tls", "lost", "protocol", "busy", "_other")
+"""Why a look-up of a user gave no answer, as it is counted."""
+CACHED = ("hit", "negative", "miss")
+"""What a cache of users knew: the user, that there is none, nothing."""
+SCANNED = ("ham", "spam", "error", "too_big", "skipped")
+"""What came of a message that was to be scanned. ``skipped``: its verdict was known before."""
 LABEL_WORD = re.compile(r"[a-z0-9_-]{1,40}")
 """The name of a rule or a limit in the config."""
 
@@ -142,6 +149,16 @@ class Metrics(Protocol):
     def limits(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
         """``popproxy_rate_limit_decisions_total``: one bound counter by limit and by result: allowed, denied, error,
         audited. Limits are names of the config as in decisions(). Raises ValueError."""
+        ...
+
+    def scans(self, scanner: str) -> Mapping[str, Counter]:
+        """``popproxy_scanner_results_total``: one bound counter by result: ham, spam, error, too_big, skipped.
+        ``scanner`` is a word of the config, as in decisions(). Raises ValueError."""
+        ...
+
+    def backend(self) -> Backend:
+        """``popproxy_auth_backend_*`` and ``popproxy_auth_cache_requests_total`` of this plugin, for one that looks
+        users up outside of the proxy."""
         ...
 
 
@@ -309,13 +326,15 @@ class Services(Protocol):
         ttl: float = 60.0,
         negative_ttl: float = 10.0,
         size: int = 10_000,
+        backend: Backend | None = None,
     ) -> Lookup[K, V]:
         """Look-ups through ``fetch``, which returns None for a key the source does not know.
 
         ``fetch`` may take ``timeout`` seconds. An answer is kept for ``ttl`` seconds, "not known" for
         ``negative_ttl``, 0 keeps nothing; at most ``size`` keys, the one not used for longest goes first. Unavailable,
         OSError and TimeoutError become LookupFailed and are not kept; any other exception passes. Counted as
-        ``<name>_lookups``, label ``result``: ``cached``, ``found``, ``unknown``, ``failed``.
+        ``<name>_lookups``, label ``result``: ``cached``, ``found``, ``unknown``, ``failed``;
+        with ``backend`` also as ``popproxy_auth_cache_requests_total``.
         """
         ...
 

@@ -43,6 +43,7 @@ from popproxy.core.effects import (
     Dial,
     Dialed,
     Effect,
+    Greeted,
     Judge,
     LoginTook,
     Note,
@@ -251,6 +252,9 @@ class _Stage:
             self.played.log += services.log.lines
             for key, counter in services.metrics.counters.items():
                 self.played.counters[key] = self.played.counters.get(key, 0.0) + counter.value
+            for key, counter in services.metrics.scanned.items():
+                self.played.scanned[key] = self.played.scanned.get(key, 0.0) + counter.value
+            self.played.asked += services.metrics.asked.told
 
     # Steps
 
@@ -402,7 +406,7 @@ class _Stage:
             self.session.done(effect.id, effect.derivation.compute())
         elif isinstance(effect, Paced):
             self.played.paces += effect.paces
-        elif not isinstance(effect, LoginTook | Ready):
+        elif not isinstance(effect, LoginTook | Greeted | Ready):
             if isinstance(effect, Dial):
                 target = effect.target
                 self.played.routes.append(Route(target.upstream, None, target.server, target.key))

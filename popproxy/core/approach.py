@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from popproxy.api.views import SessionView
 from popproxy.core.chain import Chain
-from popproxy.core.effects import Derive, Dial, Dialed, Effect, Judge, Level, Ready, SecureUpstream
+from popproxy.core.effects import Derive, Dial, Dialed, Effect, Greeted, Judge, Level, Ready, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.introduction import Origin, introduction, loop
 from popproxy.core.leg import Leg, Relayed, Result
@@ -175,6 +175,7 @@ class Approach:
                 then(why or outcome)
                 return
             s.upstream_open = True
+            since = s.clock()
             s.view.server = self._server = outcome.server
             leg = Leg(target, s.plan.limits, s.to_upstream.append, self._secure, self._wait, self._derive)
             policy = s.plan.upstreams[target.upstream]
@@ -199,6 +200,7 @@ class Approach:
                 ask,
                 target,
                 introduction(s, policy),
+                lambda: s.effects.append(Greeted(target.upstream, s.clock() - since)),
             )
             leg.run(ready, opened)
 

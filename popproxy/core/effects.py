@@ -62,6 +62,14 @@ class LoginTook:
 
 
 @dataclass(frozen=True, slots=True)
+class Greeted:
+    """A server of ``upstream`` said its first line, good or bad, ``seconds`` after it was connected."""
+
+    upstream: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """This session's last Dialed has greeted and is ready for a login. A Judge may follow."""
 
@@ -133,7 +141,7 @@ class Note:
 
 
 Effect = (
-    Dial | Judge | LoginTook | Ready | SecureClient | SecureUpstream
+    Dial | Judge | LoginTook | Greeted | Ready | SecureClient | SecureUpstream
     | Derive | Await | Paced | CloseClient | CloseUpstream | Note
 )  # fmt: skip
 Outcome = Dialed | TlsView | Returned | Failure | bytes | None

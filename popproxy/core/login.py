@@ -6,7 +6,7 @@ tried (promise 5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.leg import Dialogue, Relayed, Say, StartTls
@@ -66,18 +66,22 @@ def prepare(
     ask: bool = True,
     target: Target | None = None,
     introduction: Sequence[bytes] = (),
+    greeted: Callable[[], None] | None = None,
 ) -> Dialogue:
     """From connected to ready for a login. ``secure``: TLS is on already. Returns None or a Failure.
 
     The upstream is asked for its capabilities only when nobody asked within the knowledge's lifetime, and never
     when ``ask`` is false: then it is known to have none. ``target`` None is the upstream itself.
-    ``introduction`` are XCLIENT lines for a server that announces to take them from us.
+    ``introduction`` are XCLIENT lines for a server that announces to take them from us. ``greeted`` is called when
+    its greeting is there.
     """
     target = target or Target(policy.name)
     tls, place = target.tls(policy), target.place
     if tls == "implicit" and not secure:
         return Failure(Kind.TLS, "TLS from the start is required, and the connection has none")
     heard = yield Say(b"", times.greeting, Kind.GREETING_TIMEOUT)
+    if greeted is not None:
+        greeted()
     if not heard.ok:
         return Failure(Kind.GREETING, f"greeted with {heard.raw[:80]!r}")
     if policy.xclient == "required" and not offered(heard.raw):

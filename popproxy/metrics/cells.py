@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from popproxy.metrics.names import METRICS, OTHER, Kind, Metric, Values
+from popproxy.metrics.names import METRICS, Kind, Metric
+from popproxy.metrics.words import OTHER, Values
 
 N = TypeVar("N", int, float)
 

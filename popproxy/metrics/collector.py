@@ -11,21 +11,24 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 
 from popproxy import __version__
+from popproxy.metrics.buffers import Buffers
 from popproxy.metrics.cells import Block, Families
 from popproxy.metrics.counters import PluginCounters, PluginMetrics
 from popproxy.metrics.exposition import family, new_registry
 from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
-from popproxy.metrics.names import LAG, METRICS
+from popproxy.metrics.names import METRICS
 from popproxy.metrics.overload import OverloadMeter
 from popproxy.metrics.process import process_blocks
 from popproxy.metrics.store import StoreMeter
+from popproxy.metrics.words import LAG
 
 
 class WorkerMetrics:
     """Makes every meter of a worker and collects them into ``registry``.
 
     ``plugins`` are pairs of a plugin's name and the hooks it overrides. ``dropped`` tells how many log records were
-    lost so far. A reload binds what is new with the same methods; what exists goes on counting.
+    lost so far, ``waiting`` how many octets of them are not written yet; both are called from any thread. A reload
+    binds what is new with the same methods; what exists goes on counting.
     """
 
     def __init__(
@@ -35,13 +38,20 @@ class WorkerMetrics:
         upstreams: Sequence[str] = (),
         plugins: Sequence[tuple[str, Sequence[str]]] = (),
         dropped: Callable[[], int] = int,
+        waiting: Callable[[], int] = int,
     ) -> None:
         self._families = Families()
         self._hooks = Hooks(self._families)
         self._counters = PluginCounters(self._families)
         self._dropped = dropped
         self._process = new_registry()
+        self._waiting = waiting
+        self.tasks: Callable[[], int] = int
+        """How many tasks run; the worker sets it. Called from any thread."""
         self._log_records = self._families.counters["log_records_dropped"].bind()
+        self._log_queue = self._families.gauges["log_queue_bytes"].bind()
+        self._tasks = self._families.gauges["tasks_active"].bind()
+        self._buffers = Buffers(self._families)
         self._draining = self._families.gauges["draining"].bind()
         self.spooled: list[float] = self._families.gauges["spooled_bytes"].bind()
         """Octets in spools in memory and on disk, for whoever keeps them."""
@@ -61,7 +71,7 @@ class WorkerMetrics:
     def listener(self, name: str) -> ListenerMeter:
         """The meter of a configured listener, made if it is new."""
         if name not in self._listeners:
-            self._listeners[name] = ListenerMeter(self._families, self._hooks, name)
+            self._listeners[name] = ListenerMeter(self._families, self._hooks, name, self._buffers)
         return self._listeners[name]
 
     def upstream(self, name: str) -> UpstreamMeter:
@@ -115,6 +125,9 @@ class WorkerMetrics:
 
     def _blocks(self) -> Iterator[Block]:
         self._log_records[0] = self._dropped()
+        self._log_queue[0] = self._waiting()
+        self._tasks[0] = self.tasks()
+        self._buffers.measure()
         yield from self._families.blocks()
         yield from self._counters.blocks()
 

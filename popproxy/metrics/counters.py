@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from popproxy.api.services import DECISIONS, LABEL_WORD, LIMITED, Counter
+from popproxy.api.services import DECISIONS, LABEL_WORD, LIMITED, SCANNED, Counter
+from popproxy.metrics.backend import BackendMeter
 from popproxy.metrics.cells import Block, Families, Scalars, block_of
 from popproxy.metrics.names import PREFIX, RESERVED, Metric
 
@@ -82,6 +83,18 @@ class PluginCounters:
             name: {value: BoundCounter(row, all_values.index(value)) for value in values} for name, row in rows.items()
         }
 
+    def scans(self, plugin: str, scanner: str) -> dict[str, Counter]:
+        """See api.Metrics.scans."""
+        if not LABEL_WORD.fullmatch(scanner):
+            where = f"scanner_results of plugin {plugin!r}"
+            raise ValueError(f"{where}: {scanner!r} is no name for a label: write 1 to 40 of a-z, 0-9, _ and -")
+        row = self._house.counters["scanner_results"].bind(scanner)
+        return {result: BoundCounter(row, place) for place, result in enumerate(SCANNED)}
+
+    def backend(self, plugin: str) -> BackendMeter:
+        """See api.Metrics.backend."""
+        return BackendMeter(self._house, plugin)
+
     def blocks(self) -> Iterator[Block]:
         """Every counter made so far."""
         for _, family in list(self._families.values()):
@@ -106,6 +119,14 @@ class PluginMetrics:
     def limits(self, names: Sequence[str]) -> Mapping[str, Mapping[str, Counter]]:
         """See api.Metrics."""
         return self._counters.shared("rate_limit_decisions", self._plugin, names, LIMITED, LIMITED)
+
+    def scans(self, scanner: str) -> Mapping[str, Counter]:
+        """See api.Metrics."""
+        return self._counters.scans(self._plugin, scanner)
+
+    def backend(self) -> BackendMeter:
+        """See api.Metrics."""
+        return self._counters.backend(self._plugin)
 
 
 def _check(where: str, name: str, label: str, values: Sequence[str]) -> None:

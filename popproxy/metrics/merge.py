@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from popproxy.metrics.cells import Block, Cell, Exemplar, Families, Scalars, block_of
-from popproxy.metrics.names import METRICS, Kind, Values
+from popproxy.metrics.names import METRICS, Kind
+from popproxy.metrics.words import Values
 
 Number = float | Cell
 Fold = Callable[[Number, Number], Number]

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from popproxy.metrics.buffers import Buffers
 from popproxy.metrics.cells import Cell, Families, Index
-from popproxy.metrics.names import (
+from popproxy.metrics.names import METRICS
+from popproxy.metrics.words import (
     ATTEMPTED,
     CONNECT,
     DIAL_FAULTS,
     FAST,
     LIFE,
-    METRICS,
     OTHER,
     SHORT,
     SIZES,
@@ -35,8 +36,9 @@ _INDEXES = {
     for name in (
         "connections_rejected", "proxy_protocol_errors", "tls_handshakes", "tls_handshake_failures",
         "tls_handshake_duration_seconds", "auth_attempts", "auth_duration_seconds", "sessions_active", "sessions",
-        "command_transfer_duration_seconds", "protocol_violations", "messages", "backpressure_pauses",
-        "upstream_connections", "upstream_connect_duration_seconds", "upstream_retries", "upstream_state_changes",
+        "command_duration_seconds", "command_transfer_duration_seconds", "protocol_violations", "messages",
+        "backpressure_pauses", "upstream_connections", "upstream_connect_duration_seconds", "upstream_retries",
+        "upstream_state_changes",
         "upstream_health_checks", "upstream_queued", "plugin_calls", "plugin_errors",
     )
 }  # fmt: skip
@@ -65,6 +67,7 @@ _STATE_OF: dict[str, int | None] = {phase: _STATE[state,] for phase, state in ST
 _STATE_OF |= {"": None, "closed": None}
 _RETR = VERB_NAMES.index("RETR")
 _MESSAGE = {VERB_NAMES.index(verb): _INDEXES["messages"][verb, "ok"] for verb in ("RETR", "TOP", "DELE")}
+_LATENCY = [_INDEXES["command_duration_seconds"][verb,] for verb in VERB_NAMES]
 _TRANSFER = [_INDEXES["command_transfer_duration_seconds"][verb,] for verb in VERB_NAMES]
 
 
@@ -111,10 +114,13 @@ class ListenerMeter:
     __slots__ = (
         "_accept_failures", "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_families",
         "_hooks", "_latency", "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected", "_sizes",
-        "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "commands", "pipelined",
+        "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "buffers", "commands",
+        "pipelined",
     )  # fmt: skip
 
-    def __init__(self, families: Families, hooks: Hooks, name: str) -> None:
+    def __init__(self, families: Families, hooks: Hooks, name: str, buffers: Buffers) -> None:
+        self.buffers = buffers
+        """Where the pumps note whose buffers are full."""
         counters, gauges, histograms = families.counters, families.gauges, families.histograms
         self._name = name
         self._families = families
@@ -138,7 +144,8 @@ class ListenerMeter:
         self._states = gauges["sessions_active"].bind(name)
         self._tls_time = histograms["tls_handshake_duration_seconds"].bind(name)
         self._life = histograms["session_duration_seconds"].bind(name)[0]
-        self._latency = histograms["command_duration_seconds"].bind()
+        latencies = histograms["command_duration_seconds"].bind()
+        self._latency = [latencies[row] for row in _LATENCY]
         transfers = histograms["command_transfer_duration_seconds"].bind()
         self._transfer = [transfers[row] for row in _TRANSFER]
         self._auth_time = histograms["auth_duration_seconds"].bind()
@@ -248,7 +255,7 @@ class ListenerMeter:
 
     def session_end(self, state: str, reason: str, seconds: float) -> None:
         """A session ended in phase ``state`` because of ``reason``, ``seconds`` after accept."""
-        self._ended[_ENDED[STATES.get(state, OTHER), reason]] += 1
+        self._ended[_ENDED[STATES.get(state, "authorization"), reason]] += 1
         cell = self._life
         cell[bisect_left(LIFE, seconds)] += 1
         cell[-1] += seconds

@@ -1,8 +1,7 @@
 """Every metric once: its name, type, help, labels, buckets and how the gauges of several workers merge.
 
-Law: a label value is a word of an enum below or a name of the config file; what was read off the wire is mapped
-to ``_other``. The enums that core owns are repeated here (siblings are blind to each other) and
-tests/shape/test_meter_contract.py holds them equal. Seconds, octets, ``_total`` on counters.
+Law: a label value is a word of an enum (words.py) or a name of the config file; what was read off the wire is mapped
+to ``_other``. Seconds, octets, ``_total`` on counters. guide.py says of each metric what to do with it.
 """
 
 from __future__ import annotations
@@ -11,19 +10,50 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import prod
-from typing import Literal, get_args
+from typing import Literal
 
 from popproxy.api.plugin import HOOKS
-from popproxy.api.services import DECISIONS, LIMITED
+from popproxy.api.services import BACKEND_ERRORS, CACHED, DECISIONS, LIMITED, SCANNED
+from popproxy.metrics.words import (
+    AUTH_RESULTS,
+    CIPHERS_12,
+    CIPHERS_13,
+    CONNECT,
+    DIAL_PHASES,
+    DIALS,
+    FAST,
+    LAG,
+    LIFE,
+    MECHANISMS,
+    OTHER,
+    OUTCOMES,
+    PLUGIN_ACTIONS,
+    PROXY_ERRORS,
+    QUEUED,
+    REASONS,
+    REJECTIONS,
+    RESOURCES,
+    RETRIES,
+    SHORT,
+    SIDES,
+    SIZES,
+    STORE,
+    STORE_ERRORS,
+    TIMED,
+    TLS_FAILURES,
+    TLS_MODES,
+    TRANSFERS,
+    TURNS,
+    VERDICTS,
+    VIOLATIONS,
+    Values,
+)
 from popproxy.wire.commands import VERB_NAMES
-from popproxy.wire.proxyline import Reason
 
 PREFIX = "popproxy_"
-OTHER = "_other"
 
 Kind = Literal["counter", "gauge", "histogram"]
 Merge = Literal["sum", "max", "min"]
-Values = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,72 +132,6 @@ class Metric:
         return len(self.buckets) + 3 if self.kind == "histogram" else 1
 
 
-OUTCOMES: Values = ("ok", "err", "denied", "timeout", "upstream_lost", "malformed")
-AUTH_RESULTS: Values = (
-    "ok", "bad_credentials", "tempfail", "policy", "rate_limited", "in_use", "tls_required", "malformed", "aborted",
-)  # fmt: skip
-MECHANISMS: Values = (
-    "USER", "PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER", "XOAUTH2", "CRAM-MD5", "APOP", OTHER,
-)  # fmt: skip
-VIOLATIONS: Values = (
-    "bare_lf", "bare_cr", "nul", "overlong", "unknown", "arguments", "number", "phase", "after_stls",
-    "greeting", "status", "unasked", "sasl", OTHER,
-)  # fmt: skip
-VERDICTS: Values = ("pass", "modify", "deny")
-PLUGIN_ACTIONS: Values = ("fail_open", "fail_closed")
-REASONS: Values = (
-    "quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "client_stalled", "upstream_eof",
-    "upstream_error", "upstream_timeout", "policy", "shutdown", "kicked", "protocol_error", "tls",
-    "internal_error",
-)  # fmt: skip
-STATES: dict[str, str] = {
-    "greeting": "authorization",
-    "authorization": "authorization",
-    "logging_in": "authorization",
-    "transaction": "transaction",
-    "streaming": "transaction",
-    "update": "update",
-}
-"""Phase of a session: the RFC 1939 state it is counted under."""
-
-ATTEMPTED: frozenset[str] = frozenset({"ok", "bad_credentials", "tempfail", "policy", "rate_limited", "in_use"})
-"""Results of a login whose credentials were complete: the ones that have a duration."""
-TRANSFERS: Values = ("RETR", "TOP", "LIST", "UIDL")
-REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls", "overload")
-RESOURCES: Values = ("lag", "memory", "sockets")
-PROXY_ERRORS: Values = (*get_args(Reason), "timeout", "eof")
-TLS_MODES: Values = ("implicit", "stls")
-TLS_FAILURES: Values = (
-    "protocol", "no_shared_cipher", "cert_rejected", "unverified", "timeout", "eof", "alpn", "plaintext", "reset",
-)  # fmt: skip
-CIPHERS_13: Values = ("TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256")
-CIPHERS_12: Values = (
-    "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
-    "DHE-RSA-AES256-GCM-SHA384", "DHE-RSA-AES128-GCM-SHA256", "DHE-RSA-CHACHA20-POLY1305",
-    "ECDHE-ECDSA-AES256-SHA384", "ECDHE-RSA-AES256-SHA384",
-    "ECDHE-ECDSA-AES128-SHA256", "ECDHE-RSA-AES128-SHA256",
-    "DHE-RSA-AES256-SHA256", "DHE-RSA-AES128-SHA256",
-)  # fmt: skip
-"""OpenSSL's names of what Mozilla's "intermediate" and Python's default context can agree on."""
-DIALS: Values = ("ok", "refused", "timeout", "unreachable", "dns", "tls", "greeting")
-DIAL_FAULTS: dict[str, str] = {"no_stls": "tls", "greeting_timeout": "greeting"}
-"""Fault kinds of a dial that are counted under another word."""
-DIAL_PHASES: Values = ("dns", "tcp", "tls", "greeting")
-RETRIES: Values = (
-    "dns", "refused", "timeout", "unreachable", "tls", "no_stls", "greeting", "greeting_timeout", "login_timeout",
-    "lost", "reset", "protocol", "overlong", "unasked", "xclient",
-)  # fmt: skip
-"""Fault kinds behind which another server may be tried."""
-TURNS: Values = ("up", "down")
-QUEUED: Values = ("ok", "timeout", "full", "gone")
-SIDES: Values = ("client", "upstream")
-STORE_ERRORS: Values = (
-    "unreachable", "timeout", "refused", "auth", "busy", "loading", "full", "read_only", "protocol", "broken", "fault",
-    "resting",
-)  # fmt: skip
-
 _MODE = enum("mode", *TLS_MODES)
 _SESSION_STATE = enum("state", "authorization", "transaction", "update", OTHER)
 _RESOURCE = enum("resource", *RESOURCES)
@@ -181,19 +145,8 @@ _TLS = Label(
     ),
 )
 
-FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Network round trips to time-outs."""
-SHORT = (0.0001, 0.001, 0.005, 0.05, 0.5, 5.0)
-"""Work inside the process: few bounds, because there is a series of each for every hook of every plugin."""
-STORE = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5)
-"""From a dictionary to a time-out."""
-CONNECT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
-LIFE = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0)
-SIZES = tuple(256.0 * 4**n for n in range(11))
-LAG = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
 _L, _U, _S, _P = ("listener",), ("upstream",), ("upstream", "server"), ("plugin", "hook")
-_STORE, _W = ("store",), ("worker",)
+_STORE, _W, _B = ("store",), ("worker",), ("backend",)
 _TABLE: tuple[Metric, ...] = (
     Metric(
         "build_info", "gauge", "Always 1; the labels tell what runs.",
@@ -247,10 +200,23 @@ _TABLE: tuple[Metric, ...] = (
         "auth_duration_seconds", "histogram", "From complete credentials to the reply.", (),
         (enum("mechanism", "USER", "PLAIN", "XOAUTH2", OTHER), enum("result", "ok", "fail")), buckets=FAST,
     ),
+    Metric(
+        "auth_backend_duration_seconds", "histogram",
+        "Look-ups of users that a plugin makes outside of the proxy, with an answer or without.", _B, buckets=FAST,
+        start={},
+    ),
+    Metric(
+        "auth_backend_errors", "counter", "Look-ups of users that gave no answer.", _B,
+        (enum("reason", *BACKEND_ERRORS),), start={},
+    ),
+    Metric(
+        "auth_cache_requests", "counter", "Look-ups of users by what the plugin's cache knew.", _B,
+        (enum("result", *CACHED),), start={},
+    ),
     Metric("sessions_active", "gauge", "Sessions now, by POP3 state.", _L, (_SESSION_STATE,), start={}),
     Metric(
         "sessions", "counter", "Ended sessions, by the state they ended in and why.", _L,
-        (_SESSION_STATE, enum("reason", *REASONS, OTHER)),
+        (enum("state", "authorization", "transaction", "update"), enum("reason", *REASONS, OTHER)),
     ),
     Metric(
         "session_duration_seconds", "histogram", "From accept to close.", _L, buckets=LIFE, start={},
@@ -258,7 +224,7 @@ _TABLE: tuple[Metric, ...] = (
     Metric("commands", "counter", "Answered commands.", _L, (_VERB, enum("outcome", *OUTCOMES))),
     Metric(
         "command_duration_seconds", "histogram", "From the command line to the first octet of its reply.", (),
-        (_VERB,), buckets=FAST, start={"verb": ("STAT", "LIST", "UIDL")},
+        (enum("verb", *TIMED, OTHER),), buckets=FAST, start={"verb": ("STAT", "LIST", "UIDL")},
     ),
     Metric(
         "command_transfer_duration_seconds", "histogram", "From the first to the last octet of a reply.", (),
@@ -285,10 +251,14 @@ _TABLE: tuple[Metric, ...] = (
         (enum("side", *SIDES, OTHER),), start={"side": SIDES},
     ),
     Metric(
+        "buffered_bytes", "gauge", "Octets that wait for a peer which takes them slowly.", (),
+        (enum("side", *SIDES),), start={},
+    ),
+    Metric(
         "upstream_connections", "counter", "Dials by how they ended.", _U, (enum("result", *DIALS, OTHER),), start={},
     ),
     Metric(
-        "upstream_connect_duration_seconds", "histogram", "Time of each part of a dial.", _U,
+        "upstream_connect_duration_seconds", "histogram", "Time of each part of a dial that succeeded.", _U,
         (enum("phase", *DIAL_PHASES),), buckets=CONNECT,
     ),
     Metric(
@@ -317,12 +287,16 @@ _TABLE: tuple[Metric, ...] = (
     Metric("upstream_queue_duration_seconds", "histogram", "Waiting for a place.", _U, buckets=FAST),
     Metric(
         "plugin_calls", "counter", "Hook calls that returned in time.", _P,
-        (enum("verdict", *VERDICTS, OTHER),), start={"verdict": VERDICTS},
+        (enum("verdict", *VERDICTS),), start={},
     ),
     Metric("plugin_duration_seconds", "histogram", "From a hook's call to its verdict.", _P, buckets=SHORT),
     Metric(
         "plugin_errors", "counter", "Hook calls that raised, hung or lied, by what was done about it.", _P,
-        (enum("action", *PLUGIN_ACTIONS, OTHER),), start={"action": PLUGIN_ACTIONS},
+        (enum("action", *PLUGIN_ACTIONS),), start={},
+    ),
+    Metric(
+        "scanner_results", "counter", "Messages that were to be scanned, by what came of it.", ("scanner",),
+        (enum("result", *SCANNED),), start={},
     ),
     Metric(
         "policy_decisions", "counter", "What the rules of a policy decided.", ("plugin", "rule"),
@@ -365,6 +339,8 @@ _TABLE: tuple[Metric, ...] = (
         "overload_shedding", "gauge", "1 while new connections are shed because of it.", (), (_RESOURCE,),
         merge="max", start={},
     ),
+    Metric("tasks_active", "gauge", "Tasks of the event loop: hooks that wait, dials, look-ups.", (), start={}),
+    Metric("log_queue_bytes", "gauge", "Octets of log lines that are not written yet.", (), start={}),
     Metric("log_records_dropped", "counter", "Log records lost to a full buffer or a failed write.", (), start={}),
     Metric("draining", "gauge", "1 while the process shuts down.", (), merge="max", start={}),
     Metric("worker_up", "gauge", "1 while the worker runs. Only with several workers.", _W, start={}),
@@ -389,16 +365,20 @@ def ceiling(
     rules: int = 8,
     limits: int = 4,
     workers: int = 0,
+    backends: int = 2,
+    scanners: int = 1,
 ) -> int:
     """The most samples /metrics can ever hold for a config of this size, whatever peers send.
 
     ``hooks`` are the hooks each plugin overrides, ``certificates`` those of each listener, ``servers`` those of each
     upstream; one hook more stands for plugins that are not configured. ``rules`` and ``limits`` are those of all
-    plugins together, ``workers`` are slots of a supervisor, none in one process. Not counted: the fixed few dozen
-    ``process_*`` and ``python_*``, and the counters plugins make for themselves.
+    plugins together, ``workers`` are slots of a supervisor, none in one process; ``backends`` are plugins that look
+    users up. Not counted: the fixed few dozen ``process_*`` and ``python_*``, and the counters plugins make for
+    themselves.
     """
     sizes = {"listener": listeners, "upstream": upstreams, "plugin": plugins, "hook": hooks, "name": certificates}
-    sizes |= {"server": servers, "rule": rules, "limit": limits, "worker": workers}
+    sizes |= {"server": servers, "rule": rules, "limit": limits, "worker": workers, "backend": backends}
+    sizes["scanner"] = scanners
     total = 0
     for metric in _TABLE:
         key = [name for name in metric.key if name != "plugin" or "hook" in metric.key]

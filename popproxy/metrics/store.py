@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from popproxy.metrics.cells import Families, Index
-from popproxy.metrics.names import METRICS, STORE
+from popproxy.metrics.names import METRICS
+from popproxy.metrics.words import STORE
 
 _ERROR = Index(METRICS["store_errors"])
 

@@ -23,6 +23,7 @@ from popproxy.core.effects import (
     Dial,
     Dialed,
     Effect,
+    Greeted,
     Judge,
     LoginTook,
     Note,
@@ -131,7 +132,7 @@ class Pump(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client's connection is gone."""
-        self._client = None
+        self._forget_client()
         self._tell(self.session.client_gone, "client_reset" if exc is not None else "client_eof")
         self._finish()
 
@@ -141,11 +142,15 @@ class Pump(asyncio.Protocol):
             self._pacer.full = True
         self.client_blocked = True
         self.front.meter.pause("upstream")
+        if self._client is not None:
+            self.front.meter.buffers.client.add(self._client)
         self.session.client_blocked(True)
         self.watch()
 
     def resume_writing(self) -> None:
         """The client has taken it."""
+        if self._client is not None:
+            self.front.meter.buffers.client.discard(self._client)
         if self._pacer is None or self._client is None or self._pacer.resumed(self._client):
             self.eased(False)
 
@@ -308,6 +313,8 @@ class Pump(asyncio.Protocol):
             self._judge(effect)
         elif isinstance(effect, LoginTook):
             self.front.dialers[effect.upstream].meter.login("ok" if effect.ok else "fail", effect.seconds)
+        elif isinstance(effect, Greeted):
+            self.front.dialers[effect.upstream].meter.phase("greeting", effect.seconds)
         elif isinstance(effect, CloseClient):
             self.close_client()
         elif isinstance(effect, Ready):
@@ -385,7 +392,7 @@ class Pump(asyncio.Protocol):
                 self.session.client_blocked(False)
             self.done(effect.id, self.front.tls_view("stls", transport))
 
-        self._client = None
+        self._forget_client()
         seconds = self.front.plan.timeouts.handshake
         self._upgrade = Upgrade(self.front.loop, client, seconds, self.front.secure, ready)
 
@@ -439,9 +446,14 @@ class Pump(asyncio.Protocol):
         self._tell(self.session.end, reason, detail)
         self._cut()
 
+    def _forget_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            self.front.meter.buffers.client.discard(client)
+
     def _finish(self) -> None:
         """Both connections are gone, or going: totals are final."""
-        self._client = None
+        self._forget_client()
         if self._pacer is not None:
             self._pacer.release(None)
         if self._timer is not None:

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from popproxy.core.failures import Failure, Kind
+from popproxy.metrics.buffers import Buffer
 from popproxy.net.dialer import Connected, Dialer
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
@@ -25,7 +26,9 @@ _CLOSE_SECONDS = 10.0
 class UpstreamSide(asyncio.Protocol):
     """``reading`` and ``blocked`` are for the pump: whether it is read from, and whether its write buffer is full."""
 
-    __slots__ = ("_dialer", "_early", "_end", "_pump", "_server", "_transport", "_upgrade", "blocked", "reading")
+    __slots__ = (
+        "_dialer", "_early", "_end", "_held", "_pump", "_server", "_transport", "_upgrade", "blocked", "reading",
+    )  # fmt: skip
 
     def __init__(self, pump: Pump) -> None:
         self._pump: Pump | None = pump
@@ -37,6 +40,7 @@ class UpstreamSide(asyncio.Protocol):
         self._end: Failure | None = None
         self.reading = True
         self.blocked = False
+        self._held: set[Buffer] | None = None
 
     # The transport
 
@@ -60,6 +64,7 @@ class UpstreamSide(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
+        self._let_go()
         transport, self._transport = self._transport, None
         if self._dialer is not None and transport is not None:
             self._dialer.closing.discard(transport)
@@ -72,14 +77,24 @@ class UpstreamSide(asyncio.Protocol):
         """The server takes less than the client sends."""
         if self._pump is not None:
             self.blocked = True
-            self._pump.front.meter.pause("client")
+            meter = self._pump.front.meter
+            meter.pause("client")
+            if self._transport is not None:
+                self._held = meter.buffers.upstream
+                self._held.add(self._transport)
             self._pump.watch()
 
     def resume_writing(self) -> None:
         """It has taken it."""
+        self._let_go()
         self.blocked = False
         if self._pump is not None:
             self._pump.watch()
+
+    def _let_go(self) -> None:
+        if self._held is not None and self._transport is not None:
+            self._held.discard(self._transport)
+            self._held = None
 
     # The pump
 
@@ -136,6 +151,7 @@ class UpstreamSide(asyncio.Protocol):
             pump.done(id, None)
 
         loop = pump.front.loop
+        self._let_go()
         self._transport = None
         self.reading = True
         self._upgrade = Upgrade(

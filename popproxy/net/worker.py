@@ -82,6 +82,8 @@ class Worker:
         Sessions(self.desk, self.pumps)
         Upstreams(self.desk, lambda: self.generations[0].dialers if self.generations else {})
 
+        metrics.tasks = lambda: len(self._tasks) + sum(len(generation.tasks) for generation in list(self.generations))
+
     # What it is made of
 
     @property
@@ -102,7 +104,7 @@ class Worker:
     @property
     def sessions(self) -> int:
         """Sessions that are open, of all generations."""
-        return sum(generation.sessions for generation in self.generations)
+        return sum(generation.sessions for generation in list(self.generations))
 
     def pumps(self) -> Iterator[Pump]:
         """All sessions of all generations."""

@@ -106,6 +106,11 @@ class EventLog:
             self._woken = True
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """Octets that the writer has not taken yet."""
+        return self._size
+
     def plugin(self, name: str) -> PluginLog:
         """``services.log`` of the plugin called ``name``."""
         return PluginLog(self, name)

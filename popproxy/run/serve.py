@@ -125,7 +125,7 @@ class _Service:
         for warning in self.warnings:
             log.event("warning", "config_warning", detail=warning)
         registry = new_registry()
-        metrics = WorkerMetrics(registry, dropped=lambda: log.dropped)
+        metrics = WorkerMetrics(registry, dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         metrics.build(type(loop).__module__.partition(".")[0])
         worker = self.worker = Worker(plan, log, metrics)
         reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics)

@@ -16,6 +16,7 @@ from popproxy.api import (
     Credentials,
     Fail,
     Hangup,
+    HttpFailed,
     LoginResult,
     Plugin,
     PluginConfig,
@@ -490,6 +491,16 @@ def test_decisions_and_limits_can_be_read() -> None:
     }  # fmt: skip
     assert metrics.limited["per-user", "error"].value == 1
     assert {result for _, result in metrics.limited} == {"allowed", "denied", "error", "audited"}
+    metrics.scans("rspamd")["too_big"].inc()
+    assert metrics.scanned["rspamd", "too_big"].value == 1
+    backend = metrics.backend()
+    with backend.asked():
+        backend.cached("miss")
+    with pytest.raises(HttpFailed), backend.asked():
+        raise HttpFailed("garbage", "?")
+    assert metrics.asked.told == ["miss", "ok", "protocol"]
+    with pytest.raises(ValueError, match="hit, negative, miss"):
+        backend.cached("perhaps")
     with pytest.raises(ValueError, match="actions are some of"):
         metrics.decisions(["archive"], ["forbid"])
     with pytest.raises(ValueError, match="is no name for a label"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from popproxy.api import Route, ServerAddress
-from popproxy.core.effects import CloseUpstream, Dial, Dialed, Judge, LoginTook, Ready, SecureUpstream
+from popproxy.core.effects import CloseUpstream, Dial, Dialed, Greeted, Judge, LoginTook, Ready, SecureUpstream
 from popproxy.core.failures import RULES, Failure, Kind
 from popproxy.core.limits import Timeouts
 from popproxy.core.plan import UpstreamPolicy
@@ -44,6 +44,16 @@ def test_how_long_a_login_took_is_told() -> None:
     assert rig.pending(LoginTook) == [LoginTook("main", False, 0.0)]
     rig = asked(policy=UpstreamPolicy("main", "off")).connected().lost()
     assert rig.pending(LoginTook) == [LoginTook("main", False, 0.0)]
+
+
+@pytest.mark.parametrize(("line", "told"), [(b"+OK", True), (b"-ERR busy", True), (b"HTTP/1.1 400", False)])
+def test_how_long_the_greeting_took_is_told_for_good_and_bad_ones(line: bytes, told: bool) -> None:
+    rig = asked(plugin(on_login=lambda *_: Route("other")))
+    rig.now += 5.0
+    rig.done(Dialed("mail.example.com:110", False))
+    rig.now += 2.0
+    rig.upstream(line + b"\r\n")
+    assert rig.pending(Greeted) == ([Greeted("other", 2.0)] if told else [])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import marshal
 
 from popproxy.metrics.cells import Families, Histograms, Index, Scalars, block_of
-from popproxy.metrics.names import METRICS, OTHER, Metric, enum
+from popproxy.metrics.names import METRICS, Metric, enum
+from popproxy.metrics.words import OTHER
 
 AB = (enum("a", "1", "2", OTHER),)
 

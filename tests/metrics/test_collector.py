@@ -149,7 +149,9 @@ def test_everything_touched_is_every_metric_and_the_ceiling() -> None:
     found = series(registry)
     own = {item for item in found if not item[0].startswith("popproxy_plugin_headers_found")}
     own = {item for item in own if not item[0].startswith("popproxy_plugin_policy_found")}
-    assert len(own) == ceiling(len(LISTENERS), len(UPSTREAMS), len(PLUGINS), rules=4, limits=2)
+    assert len(own) == ceiling(
+        len(LISTENERS), len(UPSTREAMS), len(PLUGINS), rules=4, limits=2, backends=2, scanners=1
+    )
     assert {family.name for family in registry.collect()} >= OWN
     assert len(found - own) == 6
 

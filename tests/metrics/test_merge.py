@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from popproxy.metrics import Merger, Shown, WorkerMetrics, new_registry, render
 from popproxy.metrics.cells import Block
-from popproxy.metrics.names import Values
+from popproxy.metrics.words import Values
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 parse_open: Callable[[str], Iterable[Family]] = parse_openmetrics

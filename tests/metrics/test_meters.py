@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from popproxy.metrics import ListenerMeter, UpstreamMeter, WorkerMetrics
-from popproxy.metrics.names import DIAL_FAULTS, DIALS, FAST
+from popproxy.metrics.words import DIAL_FAULTS, DIALS, FAST
 from popproxy.wire.commands import OTHER as OTHER_VERB
 from popproxy.wire.commands import VERB_NAMES
 
@@ -35,7 +35,7 @@ def test_latency(seen: Seen) -> None:
     seen.meter.latency(STAT, 0.003, 1)
     seen.meter.latency(STAT, 0.005, 2)
     seen.meter.latency(STAT, 99.0, 1)
-    assert seen("command_duration_seconds_bucket", verb="STAT", le="0.0025") == 0
+    assert seen("command_duration_seconds_bucket", verb="STAT", le="0.001") == 0
     assert seen("command_duration_seconds_bucket", verb="STAT", le="0.005") == 3, "a bound belongs to its bucket"
     assert seen("command_duration_seconds_bucket", verb="STAT", le="30.0") == 3
     assert seen("command_duration_seconds_bucket", verb="STAT", le="+Inf") == 4
@@ -106,18 +106,18 @@ def test_violation(seen: Seen) -> None:
 
 def test_plugin(seen: Seen) -> None:
     seen.meter.plugin("headers", "open_body", "modify", 0.002)
-    seen.meter.plugin("headers", "open_body", "sing", 0.002)
+    seen.meter.plugin("headers", "open_body", "deny", 0.002)
     seen.meter.plugin_error("headers", "open_body", "fail_open")
-    seen.meter.plugin_error("headers", "open_body", "shrug")
+    seen.meter.plugin_error("headers", "open_body", "fail_closed")
     labels = {"plugin": "headers", "hook": "open_body"}
     assert seen("plugin_calls_total", **labels, verdict="modify") == 1
-    assert seen("plugin_calls_total", **labels, verdict="_other") == 1
-    assert seen("plugin_calls_total", **labels, verdict="deny") == 0
+    assert seen("plugin_calls_total", **labels, verdict="deny") == 1
+    assert seen("plugin_calls_total", **labels, verdict="pass") == 0
     assert seen("plugin_duration_seconds_sum", **labels) == 0.004
     assert seen("plugin_duration_seconds_bucket", **labels, le="0.001") == 0
-    assert seen("plugin_duration_seconds_bucket", **labels, le="0.005") == 2
+    assert seen("plugin_duration_seconds_bucket", **labels, le="0.01") == 2
     assert seen("plugin_errors_total", **labels, action="fail_open") == 1
-    assert seen("plugin_errors_total", **labels, action="_other") == 1
+    assert seen("plugin_errors_total", **labels, action="fail_closed") == 1
 
 
 def test_a_plugin_that_is_not_configured_is_counted_apart(seen: Seen) -> None:
@@ -212,10 +212,10 @@ def test_an_unknown_state_comes_and_goes(seen: Seen) -> None:
 
 def test_session_end(seen: Seen) -> None:
     seen.meter.session_end("streaming", "client_reset", 7.0)
-    seen.meter.session_end("closed", "boredom", 9000.0)
+    seen.meter.session_end("greeting", "boredom", 9000.0)
     seen.meter.session_end("update", "internal_error", 0.0)
     assert seen("sessions_total", listener="pop3", state="transaction", reason="client_reset") == 1
-    assert seen("sessions_total", listener="pop3", state="_other", reason="_other") == 1
+    assert seen("sessions_total", listener="pop3", state="authorization", reason="_other") == 1
     assert seen("sessions_total", listener="pop3", state="update", reason="internal_error") == 1
     assert seen("session_duration_seconds_bucket", listener="pop3", le="15.0") == 2
     assert seen("session_duration_seconds_sum", listener="pop3") == 9007
@@ -240,3 +240,11 @@ def test_upstream(seen: Seen) -> None:
     seen.upstream.active(1)
     seen.upstream.active(-1)
     assert seen("upstream_connections_active", upstream="main") == 1
+
+
+def test_rare_verbs_have_one_duration_together(seen: Seen) -> None:
+    for verb in ("XTND ARCHIVE", "XOIP", "LAST"):
+        seen.meter.latency(VERB_NAMES.index(verb), 0.5, 1)
+    assert seen("command_duration_seconds_count", verb="_other") == 3
+    assert seen("command_duration_seconds_count", verb="LAST") is None
+    assert seen("command_duration_seconds_count", verb="UIDL") == 0

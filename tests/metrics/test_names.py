@@ -6,7 +6,8 @@ import ssl
 import pytest
 
 from popproxy.api.plugin import HOOKS
-from popproxy.metrics.names import METRICS, OTHER, Label, Metric, ceiling, enum
+from popproxy.metrics.names import METRICS, Label, Metric, ceiling, enum
+from popproxy.metrics.words import OTHER
 
 FORBIDDEN = {"user", "login", "mailbox", "domain", "client", "client_ip", "ip", "sni", "message", "uidl", "error"}
 
@@ -33,7 +34,7 @@ def test_naming(metric: Metric) -> None:
 
 
 def test_the_ceiling_holds_for_a_large_config() -> None:
-    assert ceiling(4, 4, 10) < 6000
+    assert ceiling(4, 4, 10) <= 5000
     assert ceiling(1, 1, 1) < ceiling(4, 4, 10, hooks=4) < ceiling(4, 4, 10)
     assert ceiling(4, 4, 10) == ceiling(4, 4, 10, hooks=len(HOOKS))
 
@@ -76,5 +77,6 @@ def test_a_closed_enum_fits_to_its_last_value() -> None:
 def test_ciphers_of_pythons_default_context_are_named() -> None:
     named = set(METRICS["tls_handshakes"].labels[1].values)
     for cipher in ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).get_ciphers():
-        if not cipher["name"].endswith(("-CCM", "-CCM8", "-SHA")):
+        # A server has no parameters for DHE: tests/net/test_tls.py.
+        if not cipher["name"].endswith(("-CCM", "-CCM8", "-SHA")) and not cipher["name"].startswith("DHE-"):
             assert (cipher["protocol"], cipher["name"]) in named

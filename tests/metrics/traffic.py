@@ -1,12 +1,15 @@
 """Touches every series of a WorkerMetrics, so that a rendering has all there can be."""
 
+from contextlib import suppress
 from typing import get_args
 
+from popproxy.api import Backend, Busy, HttpFailed, Unavailable
 from popproxy.api.plugin import HOOKS
 from popproxy.api.services import DECISIONS
 from popproxy.metrics import WorkerMetrics
 from popproxy.metrics.meters import DialPhase, TlsMode
-from popproxy.metrics.names import METRICS, OTHER, OUTCOMES, STATES
+from popproxy.metrics.names import METRICS
+from popproxy.metrics.words import OTHER, OUTCOMES, STATES
 from popproxy.wire.commands import VERB_NAMES
 
 LISTENERS = ("pop3", "pop3s")
@@ -35,6 +38,14 @@ def touch(metrics: WorkerMetrics) -> None:
         metrics.plugin(plugin).counter("found", 'Found "this" \\ that.', "rule", ['a"b', "c\\d", "e\nf"])['a"b'].inc()
         metrics.plugin(plugin).decisions(["spam-2", "_x"], DECISIONS)["spam-2"]["deny"].inc()
         metrics.plugin(plugin).limits(["per_user"])["per_user"]["denied"].inc()
+    for plugin in PLUGINS:
+        backend = metrics.plugin(plugin).backend()
+        for reason in words("auth_backend_errors", "reason"):
+            touch_backend(backend, reason)
+        for result in words("auth_cache_requests", "result"):
+            backend.cached(result)
+    for result in metrics.plugin("headers").scans("rspamd").values():
+        result.inc()
     store = metrics.store("redis")
     store.took(0.0004)
     store.up(True)
@@ -62,6 +73,13 @@ def touch(metrics: WorkerMetrics) -> None:
         upstream.turned(SERVER, True)
         for result in words("upstream_health_checks", "result"):
             upstream.checked(SERVER, result)
+
+
+def touch_backend(backend: Backend, reason: str) -> None:
+    """A look-up that fails because of ``reason``."""
+    errors = {"busy": Busy("?"), OTHER: Unavailable("?"), "protocol": ValueError("?")}
+    with suppress(Unavailable, ValueError), backend.asked():
+        raise errors.get(reason, HttpFailed(reason, "?"))
 
 
 def touch_listener(metrics: WorkerMetrics, name: str) -> None:

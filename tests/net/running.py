@@ -180,7 +180,8 @@ class Proxy:
         )
 
 
-GAUGES = ("connections_active", "sessions_active", "upstream_connections_active", "upstream_queue_length")
+GAUGES = ("connections_active", "sessions_active", "upstream_connections_active", "upstream_queue_length",
+          "buffered_bytes")
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:

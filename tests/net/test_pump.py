@@ -214,11 +214,13 @@ def test_a_slow_client_holds_the_upstream_and_nothing_piles_up(loop: str, tls: s
                 time.sleep(0.2)
                 held = proxy.call(buffered(proxy))
                 assert WRITE_HIGH < held < WRITE_HIGH + (512 << 10)
+                assert WRITE_HIGH < proxy.sample("buffered_bytes", side="client") < WRITE_HIGH + (512 << 10)
                 growth.look()
                 assert take(client, octets_of(chunks)) == digest_of(chunks)
             client.send(b"QUIT\r\n")
             assert client.read_eof() == b"+OK bye\r\n"
         assert proxy.session()["reason"] == "quit"
+        assert proxy.sample("buffered_bytes", side="client") == 0
 
 
 async def buffered(proxy: Proxy) -> int:
@@ -251,6 +253,7 @@ def test_a_slow_upstream_holds_the_client(loop: str, tmp_path: Path) -> None:
             sender.start()
             eventually(lambda: proxy.sample("backpressure_pauses_total", side="client") > 0, "pause")
             assert sender.is_alive()
+            assert proxy.sample("buffered_bytes", side="upstream") > WRITE_HIGH
             go.set()
             assert client.read_line() == b"+OK sent\r\n"
             sender.join(PATIENCE)

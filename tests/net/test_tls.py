@@ -211,6 +211,14 @@ def test_the_order_of_the_client_is_preferred(tmp_path: Path) -> None:
         assert cipher is not None and cipher[0] == chosen
 
 
+def test_a_server_does_no_dhe_so_that_metrics_need_no_names_for_it(tmp_path: Path) -> None:
+    files = make(tmp_path / "a.pem", "a.example", kind="RSA")
+    context = server_context([files], ciphers="DHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384")
+    with pytest.raises(ssl.SSLError):
+        served(context, "a.example", "DHE-RSA-AES256-GCM-SHA384")
+    assert served(context, "a.example", "ECDHE-RSA-AES256-GCM-SHA384")
+
+
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "X25519"])
 def test_the_key_exchange_groups_are_not_narrowed(tmp_path: Path, curve: str) -> None:
     context = server_context([make(tmp_path / "a.pem", "a.example")])

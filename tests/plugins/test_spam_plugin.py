@@ -209,6 +209,8 @@ S: .
     assert request.header("Deliver-To") == "joe"
     assert played.counters["scans", "spam"] == 1
     assert played.counters["known", "uid"] == 1
+    assert {result: n for (_, result), n in played.scanned.items() if n} == {"spam": 1, "skipped": 2}
+    assert {scanner for scanner, _ in played.scanned} == {"rspamd"}
 
 
 def test_a_message_that_was_refused_is_not_even_retrieved_again() -> None:
@@ -252,6 +254,7 @@ S: one
 S: .
 """, http=down, source="rspamd", symbols=0)
     assert played.counters["scans", "away"] == 1
+    assert played.scanned["rspamd", "error"] == 1
     assert played.counters["messages", "unscanned"] == 1
     assert [(line.level, line.event) for line in played.log] == [
         ("warning", "scanner_failed"), ("warning", "not_scanned")
@@ -259,6 +262,26 @@ S: .
     refused = "S: -ERR [SYS/TEMP] Message could not be checked for spam, try again later\n"
     played = conversation(retrieve + refused, http=down, source="rspamd", fail="closed")
     assert played.counters["messages", "refused_unscanned"] == 1
+
+
+def test_a_message_that_is_too_large_is_counted_once() -> None:
+    played = conversation("""
+C: UIDL
+U> LIST
+U< +OK
+U< 1 4000
+U< .
+U> UIDL
+U< +OK
+U< 1 a
+U< .
+S: +OK
+S: 1 a
+S: .
+C: RETR 1
+S: -ERR [SYS/PERM] Message is too large to be checked for spam
+""", source="rspamd", fail="closed", max_size=1024)
+    assert {result: n for (_, result), n in played.scanned.items() if n} == {"too_big": 1}
 
 
 def test_a_maildrop_without_unique_ids_goes_by_content() -> None:

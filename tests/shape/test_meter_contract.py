@@ -5,39 +5,39 @@ from typing import get_args
 from popproxy.core import meter, phases
 from popproxy.core.failures import RULES
 from popproxy.core.meter import SessionMeter
-from popproxy.metrics import ListenerMeter, WorkerMetrics, names, new_registry
+from popproxy.metrics import ListenerMeter, WorkerMetrics, new_registry, words
 from popproxy.metrics.meters import Side
 from popproxy.net.tlshandshake import FailureReason
 from popproxy.wire.commands import VERB_NAMES
 
 
 def test_enums_are_equal() -> None:
-    assert names.OUTCOMES == meter.OUTCOMES
-    assert names.AUTH_RESULTS == meter.AUTH_RESULTS
-    assert names.MECHANISMS == meter.MECHANISMS
-    assert names.VIOLATIONS == meter.VIOLATIONS
-    assert names.VERDICTS == meter.VERDICTS
-    assert names.PLUGIN_ACTIONS == meter.PLUGIN_ACTIONS
+    assert words.OUTCOMES == meter.OUTCOMES
+    assert words.AUTH_RESULTS == meter.AUTH_RESULTS
+    assert words.MECHANISMS == meter.MECHANISMS
+    assert words.VIOLATIONS == meter.VIOLATIONS
+    assert words.VERDICTS == meter.VERDICTS
+    assert words.PLUGIN_ACTIONS == meter.PLUGIN_ACTIONS
 
 
 def test_reasons_are_equal() -> None:
-    assert names.REASONS == phases.REASONS
+    assert words.REASONS == phases.REASONS
 
 
 def test_every_phase_but_closed_has_a_state() -> None:
-    assert set(names.STATES) | {"closed"} == {phase.value for phase in phases.Phase}
+    assert set(words.STATES) | {"closed"} == {phase.value for phase in phases.Phase}
 
 
 def test_retries_are_the_faults_that_allow_one() -> None:
-    assert tuple(kind.value for kind, rule in RULES.items() if rule.retry or rule.early) == names.RETRIES
+    assert tuple(kind.value for kind, rule in RULES.items() if rule.retry or rule.early) == words.RETRIES
 
 
 def test_tls_failures_are_those_of_the_handshake() -> None:
-    assert (*names.TLS_FAILURES, names.OTHER) == get_args(FailureReason)
+    assert (*words.TLS_FAILURES, words.OTHER) == get_args(FailureReason)
 
 
 def test_sides() -> None:
-    assert get_args(Side) == names.SIDES
+    assert get_args(Side) == words.SIDES
 
 
 def test_a_listener_meter_is_a_session_meter() -> None:

@@ -150,6 +150,7 @@ class AuthFile(Plugin[AuthFileConfig]):
     async def start(self, services: Services) -> None:
         self._services = services
         self._count = services.metrics.counter("logins", "Logins by what the file says", "result", _RESULTS)
+        self._backend = services.metrics.backend()
         self._file = await services.file(self.config.path, self._read, self._changed)
 
     def _changed(self, users: Users) -> None:
@@ -216,7 +217,8 @@ class AuthFile(Plugin[AuthFileConfig]):
             return False
         # argon2, bcrypt and PBKDF2 let other threads run; SHA-crypt does not, so one of them at a time.
         async with self._one_by_one if secret.slow_python else nullcontext():
-            proven = await self._services.threads.run(secret.proven, _password(credentials))
+            with self._backend.asked():
+                proven = await self._services.threads.run(secret.proven, _password(credentials))
         return proven and real
 
     def _denied(self, found: User, session: SessionView, credentials: Credentials) -> str:

@@ -26,6 +26,7 @@ from popproxy.api import (
     Credentials,
     Explained,
     Fail,
+    HttpFailed,
     HttpReply,
     LoginResult,
     Lookup,
@@ -189,10 +190,17 @@ class AuthHttp(Plugin[AuthHttpConfig]):
     def start(self, services: Services) -> None:
         self._services = services
         self._count = services.metrics.counter("answers", "Answers of the HTTP back end", "result", _RESULTS)
+        self._backend = services.metrics.backend()
         config = self.config
         if config.cache_ttl:
             self._replies = services.lookup(
-                "replies", self._fetch, timeout=600.0, ttl=config.cache_ttl, negative_ttl=0.0, size=config.cache_size
+                "replies",
+                self._fetch,
+                timeout=600.0,
+                ttl=config.cache_ttl,
+                negative_ttl=0.0,
+                size=config.cache_size,
+                backend=self._backend,
             )
         if config.client_host:
             self._hosts = services.lookup("hosts", self._host_name, timeout=config.timeout, ttl=300.0)
@@ -275,27 +283,32 @@ class AuthHttp(Plugin[AuthHttpConfig]):
         faults: list[str] = []
         for server in sorted(self._servers, key=lambda server: server.away > now):
             try:
-                reply = await services.http.request(
-                    "GET",
-                    server.url,
-                    headers=[*asked, *self._fixed],
-                    timeout=config.timeout,
-                    max_octets=0,
-                    ca_file=config.ca_file,
-                    unix=server.unix,
-                )
-                if reply.status >= 500:
-                    raise Unavailable(f"{server.name}: it answers with status {reply.status}")
+                with self._backend.asked():
+                    return await self._reply(server, asked)
             except Unavailable as error:
                 if server.away <= now:
                     services.log.warning("server_failed", server=server.name, detail=str(error))
                 server.away = services.clock.monotonic() + config.retry_after
                 faults.append(str(error))
-                continue
-            server.away = 0.0
-            return self._read(server, reply)
         self._count["down"].inc()
         raise Unavailable("; ".join(faults))
+
+    async def _reply(self, server: Server, asked: Headers) -> Answer:
+        """What this server answers. Raises Unavailable, BadReply."""
+        config = self.config
+        reply = await self._services.http.request(
+            "GET",
+            server.url,
+            headers=[*asked, *self._fixed],
+            timeout=config.timeout,
+            max_octets=0,
+            ca_file=config.ca_file,
+            unix=server.unix,
+        )
+        if reply.status >= 500:
+            raise HttpFailed("garbage", f"{server.name}: it answers with status {reply.status}")
+        server.away = 0.0
+        return self._read(server, reply)
 
     def _read(self, server: Server, reply: HttpReply) -> Answer:
         try:

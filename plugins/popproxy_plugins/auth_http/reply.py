@@ -15,7 +15,7 @@ _CODED = re.compile(r"\[([A-Z0-9/-]+)\] ?(.*)", re.DOTALL)
 _CODES = {code.value.decode("ascii"): code for code in Code}
 
 
-class BadReply(Exception):
+class BadReply(ValueError):
     """A reply that cannot be used; the text names the header, and holds no value but of a server's address or a
     group."""
 

@@ -140,6 +140,7 @@ class Spam(Plugin[SpamConfig]):
         counter = services.metrics.counter
         if self._scans:
             self._results = counter("scans", "Scans by result", "result", _RESULTS)
+            self._scanned = services.metrics.scans(config.source)
             self._hits = counter("known", "Messages whose verdict was known already", "by", ("uid", "content"))
         self._outcomes = counter("messages", "Messages by what the client got", "outcome", _OUTCOMES)
 
@@ -173,6 +174,8 @@ class Spam(Plugin[SpamConfig]):
         known = self._known(session, command)
         if known is None:
             if self._too_large(session, command):
+                if command.name == "RETR" or self._scans_top:
+                    self._scanned["too_big"].inc()
                 return self._unscanned(Unscanned.TOO_LARGE) if self._closed else None
             whole = command.name == "TOP" and self._scans_top
         else:
@@ -181,6 +184,8 @@ class Spam(Plugin[SpamConfig]):
                 return self._refused(decision, known)
             whole = command.name == "TOP" and decision.notice is not None
             self._pin(session, command, known)
+            if command.name == "RETR" or self._scans_top:
+                self._scanned["skipped"].inc()
         return Rewrite(parse(b"RETR %d" % (command.message or 0))) if whole else None
 
     def wants_message(self, session: SessionView, command: Command) -> bool:
@@ -289,6 +294,9 @@ class Spam(Plugin[SpamConfig]):
     async def _judge(self, session: SessionView, command: Command, message: MessageView) -> Scored | Unscanned:
         """Scan the message, unless its content is known."""
         if message.octets > self.config.max_size:
+            if not self._too_large(session, command):
+                # Nothing but the message itself has told; otherwise on_command has counted it.
+                self._scanned["too_big"].inc()
             return Unscanned.TOO_LARGE
         clock = self._services.clock.monotonic
         end = clock() + self._seconds
@@ -303,9 +311,12 @@ class Spam(Plugin[SpamConfig]):
                         scored = await self._servers.scan(
                             lambda name, seconds: self._scanner.scan(name, seconds, session, message), end - clock()
                         )
-                    self._results["spam" if self._marks.decide(scored).flagged else "ham"].inc()
+                    found = "spam" if self._marks.decide(scored).flagged else "ham"
+                    self._results[found].inc()
+                    self._scanned[found].inc()
                 else:
                     self._hits["content"].inc()
+                    self._scanned["skipped"].inc()
         except TimeoutError:
             return self._failed(session, ScanFailed(Unscanned.LATE, f"no verdict within {self._seconds:g} s"))
         except ScanFailed as failed:
@@ -343,6 +354,7 @@ class Spam(Plugin[SpamConfig]):
 
     def _failed(self, session: SessionView, failure: ScanFailed) -> Unscanned:
         self._results[_RESULT_OF[failure.why]].inc()
+        self._scanned["error"].inc()
         self._services.log.warning("not_scanned", session=session.id, why=failure.why.value, detail=str(failure))
         return failure.why
 

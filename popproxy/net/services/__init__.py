@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from popproxy.api.backends import Backend
 from popproxy.api.cache import Cache
 from popproxy.api.plugin import Fail
 from popproxy.api.services import Clock, Counter, Http, Log, Metrics, Resolver, Stream, Threads, WatchedFile
@@ -97,13 +98,14 @@ class PluginServices:
         ttl: float = 60.0,
         negative_ttl: float = 10.0,
         size: int = 10_000,
+        backend: Backend | None = None,
     ) -> SingleFlight[K, V]:
         """See api.Services."""
         counters = self.metrics.counter(
             f"{name}_lookups", f"Look-ups of {name}", "result", ("cached", "found", "unknown", "failed")
         )
         cache: Cache[K, V] = Cache(self.clock.monotonic, ttl, negative_ttl, size)
-        return SingleFlight(name, fetch, counters, self._spawn, cache, timeout)
+        return SingleFlight(name, fetch, counters, self._spawn, cache, timeout, backend)
 
     async def file(
         self,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 
+from popproxy.api.backends import Backend
 from popproxy.api.cache import Cache
 from popproxy.api.services import Counter, LookupFailed, Unavailable
 
@@ -35,6 +36,7 @@ class SingleFlight(Generic[K, V]):
         spawn: Callable[[Awaitable[Any]], asyncio.Task[Any]],
         cache: Cache[K, V],
         timeout: float,
+        backend: Backend | None = None,
     ) -> None:
         if timeout <= 0:
             raise ValueError(f"lookup {name!r}: timeout={timeout}: give it time")
@@ -44,6 +46,7 @@ class SingleFlight(Generic[K, V]):
         self._spawn = spawn
         self._timeout = timeout
         self._cache = cache
+        self._backend = backend
         self._flights: dict[K, _Flight[V]] = {}
 
     async def get(self, key: K) -> V | None:
@@ -51,7 +54,11 @@ class SingleFlight(Generic[K, V]):
         known = self._cache.get(key)
         if known is not None:
             self._count["cached"].inc()
+            if self._backend is not None:
+                self._backend.cached("negative" if known[0] is None else "hit")
             return known[0]
+        if self._backend is not None:
+            self._backend.cached("miss")
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight()

@@ -38,12 +38,14 @@ class Asks(Plugin[PluginConfig]):
 
     async def start(self, services: Services) -> None:
         self.services = services
-        self.lookup = services.lookup("users", self.fetch)
+        self.backend = services.metrics.backend()
+        self.lookup = services.lookup("users", self.fetch, backend=self.backend)
         self.words = await services.file(self.path, bytes.upper)
         self.stream = await services.stream(f"127.0.0.1:{self.port}")
 
     async def fetch(self, user: str) -> str | None:
-        reply: HttpReply = await self.services.http.request("GET", f"http://127.0.0.1:{self.port}/{user}")
+        with self.backend.asked():
+            reply: HttpReply = await self.services.http.request("GET", f"http://127.0.0.1:{self.port}/{user}")
         return reply.header("X-User")
 
     async def on_login(self, session: SessionView, credentials: Credentials) -> Refuse | None:
@@ -67,13 +69,17 @@ def test_a_plugin_with_every_service(loop: str, tmp_path: Path) -> None:
         Upstream(answering(), answering()) as mail,
     ):
         plugin = Asks(source.port, tmp_path / "words")
-        with running(Setup([mail.url], loop, plugins=[plugin], fail=Fail.CLOSED), tmp_path) as proxy:
+        with running(Setup([mail.url], loop, plugins=[plugin], fail=Fail.CLOSED, deadline=10.0), tmp_path) as proxy:
             for _ in range(2):
                 proxy.logged_in().close()
                 proxy.session()
             assert proxy.sample("plugin_asks_users_lookups_total", result="found") == 1
             assert proxy.sample("plugin_asks_users_lookups_total", result="cached") == 1
             assert proxy.sample("plugin_asks_file_loads_total", result="ok") == 1
+            assert proxy.sample("auth_cache_requests_total", backend="asks", result="miss") == 1
+            assert proxy.sample("auth_cache_requests_total", backend="asks", result="hit") == 1
+            assert proxy.sample("auth_backend_duration_seconds_count", backend="asks") == 1
+            assert proxy.total("auth_backend_errors_total") == 0
         assert plugin.stopped == ["bye"]
         assert len(source.peers) == 2
 
@@ -87,10 +93,12 @@ def test_a_source_that_is_down_is_trouble_and_not_a_wrong_password(loop: str, tm
 
     with Upstream(stall, slam, slam, once) as source, Upstream(answering()) as mail:
         plugin = Asks(source.port, tmp_path / "words")
-        with running(Setup([mail.url], loop, plugins=[plugin], fail=Fail.CLOSED), tmp_path) as proxy:
+        with running(Setup([mail.url], loop, plugins=[plugin], fail=Fail.CLOSED, deadline=10.0), tmp_path) as proxy:
             client = proxy.client()
             assert client.user_pass(b"alice", PASSWORD).startswith(b"-ERR [SYS/TEMP] ")
             client.close()
             assert proxy.wait("plugin_error")["error"] == "LookupFailed"
             assert proxy.sample("plugin_asks_users_lookups_total", result="failed") == 1
+            assert proxy.sample("auth_backend_errors_total", backend="asks", reason="lost") == 1
+            assert proxy.sample("auth_backend_duration_seconds_count", backend="asks") == 1
         assert not mail.peers

@@ -262,8 +262,15 @@ def test_no_answer_is_kept_unless_the_operator_wants_it() -> None:
 def test_a_kept_answer_is_forgotten_when_the_upstream_refuses() -> None:
     backend = Backend(GRANTED)
     script = "S: +OK POP3 ready\n" + (ONCE + CAPA + FAILS + ONCE + FAILS).format("sesame")
-    played(script, backend, config={"cache_ttl": 60})
+    result = played(script, backend, config={"cache_ttl": 60})
     assert len(backend.asked) == 2
+    assert result.asked == ["miss", "ok", "miss", "ok"]
+
+
+def test_look_ups_are_counted_by_what_became_of_them() -> None:
+    faults = HttpFailed("timeout", "?"), 502, {"Auth-Status": "OK", "Auth-Server": "nobody knows"}
+    result = played(TRY + AWAY + "\n" + TRY.removeprefix("\nS: +OK POP3 ready\n") + AWAY + "\n", Backend(*faults))
+    assert result.asked == ["timeout", "protocol", "protocol"]
 
 
 def test_a_kept_answer_is_used_for_the_same_login_only() -> None:
