@@ -84,6 +84,10 @@ class WorkerMetrics:
         """The meter of the store, which is of this kind."""
         return StoreMeter(self._families, kind)
 
+    def store_gone(self, kind: str) -> None:
+        """No store of this kind is in use any more."""
+        self._families.gauges["store_up"].forget(kind)
+
     def hooks(self, plugin: str, hooks: Sequence[str]) -> None:
         """Make the series of a configured plugin and the hooks it overrides."""
         self._hooks.bind(plugin, hooks)

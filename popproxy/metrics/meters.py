@@ -233,6 +233,10 @@ class ListenerMeter:
         """The certificate called ``name`` in the config is served until ``not_after`` (seconds since the epoch)."""
         self._families.gauges["tls_certificate_expiry_timestamp_seconds"].bind(self._name, name)[0] = not_after
 
+    def certificate_gone(self, name: str) -> None:
+        """It is served no more."""
+        self._families.gauges["tls_certificate_expiry_timestamp_seconds"].forget(self._name, name)
+
     def bytes_(self, client_received: int, client_sent: int, upstream_received: int, upstream_sent: int) -> None:
         """Octets since the last call, inside TLS. Called when a command ends, not per chunk."""
         counts = self._bytes
@@ -313,6 +317,10 @@ class UpstreamMeter:
     def up(self, server: str, up: bool) -> None:
         """Whether the server is in rotation."""
         self._families.gauges["upstream_up"].bind(self._name, server)[0] = int(up)
+
+    def gone(self, server: str) -> None:
+        """It is no server of the upstream any more."""
+        self._families.gauges["upstream_up"].forget(self._name, server)
 
     def turned(self, server: str, up: bool) -> None:
         """It left rotation or came back."""

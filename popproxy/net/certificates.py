@@ -71,6 +71,10 @@ class Certificates:
         """What was loaded."""
         return self._served[tls][0].context
 
+    def names(self, front: Front) -> Iterable[str]:
+        """What the certificates of a listener are called."""
+        return () if front.listener.tls == "off" else self._served[front.listener.tls_context][0].expiries
+
     def show(self, front: Front) -> None:
         """Tell the metrics when the certificates of a listener end."""
         if front.listener.tls != "off":

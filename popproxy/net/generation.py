@@ -245,6 +245,22 @@ class Generation:
             for member in dialer.group.members:
                 dialer.meter.up(member.name, member.breaker.up)
 
+    def forget(self, successor: Generation) -> None:
+        """What gauges say of servers and certificates that the plan of ``successor`` does not have any more."""
+        for name, dialer in self.dialers.items():
+            heir = successor.dialers.get(name)
+            members = () if heir is None else heir.group.members
+            for server in {member.name for member in dialer.group.members} - {member.name for member in members}:
+                dialer.meter.gone(server)
+        shown = {name for front in successor.fronts for name in successor.certificates(front)}
+        for front in self.fronts:
+            for _, certificate in set(self.certificates(front)) - shown:
+                front.meter.certificate_gone(certificate)
+
+    def certificates(self, front: Front) -> list[tuple[str, str]]:
+        """Names of the listener and of each certificate that it serves."""
+        return [(front.listener.name, name) for name in self._certificates.names(front)]
+
     async def renew(self) -> None:
         """Take certificates, keys and authorities from their files again, where those have changed."""
         for front in await self._certificates.renew(self.fronts):

@@ -119,10 +119,11 @@ async def begin(store: Backend, plan: StorePlan) -> None:
 
 class Stores:
     """The stores of one process by their plans: as long as the plan is the same, so is the store, whichever config
-    names it. ``watched`` makes the Watch of a kind of store."""
+    names it. ``watched`` makes the Watch of a kind of store, ``gone`` is told of a kind that nobody uses any more."""
 
-    def __init__(self, watched: Callable[[str], Watch]) -> None:
+    def __init__(self, watched: Callable[[str], Watch], gone: Callable[[str], None]) -> None:
         self._watched = watched
+        self._gone = gone
         self._open: dict[StorePlan, tuple[Backend, list[object]]] = {}
 
     async def take(self, plan: StorePlan, who: object) -> Backend:
@@ -145,3 +146,5 @@ class Stores:
         if not holders:
             del self._open[plan]
             await store.close()
+            if all(other.use != plan.use for other in self._open):
+                self._gone(plan.use)

@@ -67,7 +67,7 @@ class Worker:
         self._ending: set[asyncio.Task[None]] = set()
         self._prepared: list[Generation] = []
         self._threads = Pool()
-        stores = Stores(lambda kind: StoreWatch(kind, metrics.store(kind), log))
+        stores = Stores(lambda kind: StoreWatch(kind, metrics.store(kind), log), metrics.store_gone)
         self._overload = Overload(plan.overload, metrics.overload, log)
         self._lag: asyncio.TimerHandle | None = None
         self._renewal: asyncio.TimerHandle | None = None
@@ -179,6 +179,8 @@ class Worker:
         kept = [] if successor is None else successor.binds
         generation.retire(kept, () if successor is None else successor.dialers)
         self._sockets.keep(kept)
+        if successor is not None:
+            generation.forget(successor)
         self._ended(generation)
 
     async def replace(self, plan: Plan) -> None:
@@ -205,6 +207,8 @@ class Worker:
     async def _finish(self, generation: Generation) -> None:
         await generation.end()
         self.generations.remove(generation)
+        generation.forget(self.generations[0])
+        self._log.event("info", "config_retired", hash=generation.plan.hash)
 
     def _beat(self, due: float) -> None:
         """Measure how late the loop is."""

@@ -74,6 +74,7 @@ _WHO = ("session", "listener", "client", "client_port")
 EVENTS: dict[str, Event] = {
     "starting": Event("info", "The process begins to work.", ("version", "pid", "config", "hash")),
     "config_loaded": Event("info", "A config is in force.", ("config", "hash")),
+    "config_retired": Event("info", "The last session of a config that was in force before is over.", ("hash",)),
     "config_warning": Event("warning", "The config works, but perhaps not as it should.", ("detail",)),
     "config_failed": Event("error", "A config was refused; the one before stays in force.", ("config", "problems")),
     "self_signed": Event(

@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from popproxy.api import Fail, Plugin
 from popproxy.config.load import load
-from popproxy.config.plan import Plan
+from popproxy.config.plan import Bind, Plan
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.worker import Worker
@@ -69,8 +69,11 @@ class Setup:
 class Proxy:
     """A running proxy."""
 
-    def __init__(self, plan: Plan, loop: str, log: Path) -> None:
+    def __init__(
+        self, plan: Plan, loop: str, log: Path, given: Mapping[Bind, socket.socket] | None = None
+    ) -> None:
         self.plan = plan
+        self.given = given
         self.registry = CollectorRegistry()
         self.faults: list[dict[str, Any]] = []
         self.worker: Worker
@@ -99,7 +102,7 @@ class Proxy:
 
     async def _main(self) -> None:
         self._end = asyncio.Event()
-        self.worker = Worker(self.plan, self._log, WorkerMetrics(self.registry))
+        self.worker = Worker(self.plan, self._log, WorkerMetrics(self.registry), given=self.given)
         try:
             await self.worker.start()
         except BaseException as error:
