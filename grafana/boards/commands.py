@@ -2,7 +2,7 @@
 
 from grafana.boards.board import Board, Row
 from grafana.boards.panels import Column, Query, above, bars, heat, lines, rows, spread, tile
-from grafana.boards.query import RATE, increase, quantile, quantile_shown, rate, share, total
+from grafana.boards.query import RATE, each, increase, quantile, quantile_shown, rate, share, total
 
 _TROUBLE = 'outcome=~"timeout|upstream_lost"'
 _NOT_OK = 'outcome!="ok"'
@@ -55,13 +55,13 @@ BOARD = Board(
             "Commands by verb",
             "What clients ask for. Many CAPA or NOOP with few RETR are monitors; UIDL without RETR are users with no "
             "new mail.",
-            "ops", Query(rate("commands", by="verb"), "{{verb}}"), w=12, stacked=True, none="no commands",
+            "ops", Query(each("commands", "verb"), "{{verb}}"), w=12, stacked=True, none="no commands",
         ),
         lines(
             "Not answered with +OK",
             "err: the upstream said -ERR. denied: a plugin did. timeout, upstream_lost: no answer came, see the "
             "upstreams board. malformed: the client's fault.",
-            "ops", Query(rate("commands", _NOT_OK, "verb, outcome"), "{{verb}} {{outcome}}"),
+            "ops", Query(each("commands", "verb, outcome", _NOT_OK), "{{verb}} {{outcome}}"),
             w=12, none="all commands are answered with +OK",
         ),
     ),
@@ -80,7 +80,7 @@ BOARD = Board(
                     "From the command line to the first octet of the answer. RETR and TOP wait for plugins that look "
                     "at whole messages; LIST and UIDL for the upstream's maildrop.",
                     "s", Query(quantile(0.95, "command_duration_seconds", "verb"), "{{verb}}"),
-                    marks=above(2), none="no commands", logarithmic=True,
+                    marks=above(2), none="no commands", log=10,
                 ),
                 lines(
                     "Time to the last octet (p95)",
@@ -94,7 +94,7 @@ BOARD = Board(
                     "One line for each verb. Sort by a column to find what is slow or fails most often.",
                     {"verb": "Verb"},
                     (
-                        Column("Commands", increase("commands", by="verb"), "short"),
+                        Column("Commands", increase("commands", by="verb"), "none"),
                         Column(
                             "Not +OK",
                             f"{increase('commands', _NOT_OK, 'verb')} / {increase('commands', by='verb')}",
@@ -104,7 +104,7 @@ BOARD = Board(
                         Column("p95", quantile_shown(0.95, "command_duration_seconds", "verb"), "s", above(1, 2)),
                         Column("p99", quantile_shown(0.99, "command_duration_seconds", "verb"), "s", above(2, 5)),
                     ),
-                    w=16, sort="Commands", none="no commands",
+                    w=16, sort="Commands",
                 ),
                 lines(
                     "Pipelined commands",
@@ -123,7 +123,7 @@ BOARD = Board(
                     "Messages by command and result",
                     "RETR, TOP and DELE. 'err' after RETR are messages that went away, or that a plugin refused: see "
                     "the plugins board.",
-                    "ops", Query(rate("messages", by="verb, result"), "{{verb}} {{result}}"),
+                    "ops", Query(each("messages", "verb, result"), "{{verb}} {{result}}"),
                 ),
                 lines(
                     "Message sizes",
@@ -131,13 +131,13 @@ BOARD = Board(
                     "on the runtime board.",
                     "bytes",
                     spread("message_size_bytes"),
-                    none="no messages", logarithmic=True,
+                    none="no messages", log=2,
                 ),
                 lines(
                     "Octets by side and direction",
                     "Inside TLS. 'client sent' and 'upstream received' belong together; more towards the upstream "
                     "than a few octets per command is unusual.",
-                    "Bps", Query(rate("transferred_bytes", by="side, direction"), "{{side}} {{direction}}"),
+                    "Bps", Query(each("transferred_bytes", "side, direction"), "{{side}} {{direction}}"),
                 ),
             ),
         ),
@@ -148,7 +148,7 @@ BOARD = Board(
                     "Sessions by state",
                     "Open sessions. 'authorization' that grows is logins that hang; 'update' that grows is an "
                     "upstream that is slow to delete.",
-                    "none", Query(total("sessions_active", by="state"), "{{state}}"), w=6, stacked=True,
+                    "none", Query(total("sessions_active", 'state!="_other"', "state"), "{{state}}"), w=6, stacked=True,
                 ),
                 bars(
                     "Why sessions ended",
@@ -162,7 +162,7 @@ BOARD = Board(
                     "clients that stay.",
                     "s",
                     spread("session_duration_seconds", (0.5, 0.95)),
-                    w=6, none="no sessions", logarithmic=True,
+                    w=6, none="no sessions", log=10,
                 ),
                 lines(
                     "Slow peers and violations",
@@ -170,8 +170,8 @@ BOARD = Board(
                     "of the upstream's side mean slow clients.",
                     "ops",
                     (
-                        Query(rate("backpressure_pauses", by="side"), "pause: {{side}}"),
-                        Query(rate("protocol_violations", by="side, kind"), "{{side}}: {{kind}}"),
+                        Query(each("backpressure_pauses", "side"), "pause: {{side}}"),
+                        Query(each("protocol_violations", "side, kind"), "{{side}}: {{kind}}"),
                     ),
                     w=6, none="none",
                 ),

@@ -2,7 +2,7 @@
 
 from grafana.boards.board import Board, Row
 from grafana.boards.panels import Column, Query, above, bars, below, lines, rows, tile
-from grafana.boards.query import increase, quantile, rate, share
+from grafana.boards.query import each, increase, quantile, rate, share
 
 _ANSWERED = 'result=~"ok|bad_credentials|tempfail"'
 _BY_US = 'result=~"policy|rate_limited|in_use|tls_required"'
@@ -58,14 +58,14 @@ BOARD = Board(
             "Logins by result",
             "All attempts by how they ended. Red: our trouble or the upstream's. Yellow: wrong passwords. Purple: our "
             "policies and limits. 'aborted' are clients that left while we worked.",
-            "ops", Query(rate("auth_attempts", by="result"), "{{result}}"), w=12, stacked=True, none="no logins",
+            "ops", Query(each("auth_attempts", "result"), "{{result}}"), w=12, stacked=True, none="no logins",
         ),
         lines(
             "Failed logins by mechanism",
             "What failed attempts use. A mechanism that nobody of yours configures is a robot; one that fails alone "
             "is a back end of its own, such as the token server of XOAUTH2.",
             "ops",
-            Query(rate("auth_attempts", 'result!="ok"', "mechanism, result"), "{{mechanism}} {{result}}"),
+            Query(each("auth_attempts", "mechanism, result", 'result!="ok"'), "{{mechanism}} {{result}}"),
             w=12, none="no failed logins",
         ),
     ),
@@ -87,14 +87,35 @@ BOARD = Board(
                             "{{mechanism}} {{result}} p95",
                         ),
                     ),
-                    w=12, marks=above(5), none="no logins", logarithmic=True,
+                    w=16, marks=above(5), none="no logins", log=10,
                 ),
                 bars(
                     "Logins by mechanism",
                     "How users log in, in the time shown. Before a mechanism is switched off, see here that nobody is "
                     "left who needs it.",
                     "none", Query(increase("auth_attempts", 'result="ok"', "mechanism"), "{{mechanism}}"),
-                    w=12, none="no logins",
+                    w=8, none="no logins",
+                ),
+                lines(
+                    "Auth back ends: time (p95)",
+                    "Look-ups of users that plugins make outside: HTTP, files. Every login waits for them; when this "
+                    "rises, look at that server, and let the plugin cache for longer.",
+                    "s", Query(quantile(0.95, "auth_backend_duration_seconds", "backend"), "{{backend}}"),
+                    h=7, marks=above(1), none="no back ends",
+                ),
+                lines(
+                    "Auth back ends: no answer",
+                    "Look-ups that gave no answer: these logins ended with [SYS/TEMP]. refused and timeout: is the "
+                    "server up? tls: its certificate. protocol: it answers something else.",
+                    "ops", Query(each("auth_backend_errors", "backend, reason"), "{{backend}} {{reason}}"),
+                    h=7, none="every look-up is answered",
+                ),
+                lines(
+                    "Auth back ends: cache",
+                    "Look-ups by what the plugin's cache knew. All misses: names that nobody has, which is guessing, "
+                    "or a cache time that is too short.",
+                    "ops", Query(each("auth_cache_requests", "result"), "{{result}}"),
+                    h=7, stacked=True, none="no back ends",
                 ),
             ),
         ),
@@ -120,7 +141,7 @@ BOARD = Board(
                     "no_shared_cipher and protocol: clients that are too old for your settings. cert_rejected: "
                     "clients do not trust the certificate, renew or complete its chain. eof and reset: mostly "
                     "scanners.",
-                    "ops", Query(rate("tls_handshake_failures", by="mode, reason"), "{{mode}} {{reason}}"),
+                    "ops", Query(each("tls_handshake_failures", "mode, reason"), "{{mode}} {{reason}}"),
                     w=6, none="no TLS",
                 ),
                 lines(
@@ -139,17 +160,16 @@ BOARD = Board(
                     "New connections by listener",
                     "Accepted clients. Far more connections than logins are scanners, health checks or clients that "
                     "give up at the handshake.",
-                    "ops", Query(rate("connections", by="listener"), "{{listener}}"), none="no connections",
+                    "ops", Query(each("connections", "listener"), "{{listener}}"), none="no connections",
                 ),
                 lines(
                     "Turned away by reason",
                     "limit: raise max_connections. denied: a plugin. overload: see runtime. tls: a handshake that "
-                    "came to nothing. PROXY: the load balancer's header was bad or missing: compare its "
-                    "settings.",
+                    "came to nothing. PROXY: the load balancer's header was bad or missing: compare its settings.",
                     "ops",
                     (
-                        Query(rate("connections_rejected", by="listener, reason"), "{{listener}} {{reason}}"),
-                        Query(rate("proxy_protocol_errors", by="listener, reason"), "{{listener}} PROXY {{reason}}"),
+                        Query(each("connections_rejected", "listener, reason"), "{{listener}} {{reason}}"),
+                        Query(each("proxy_protocol_errors", "listener, reason"), "{{listener}} PROXY {{reason}}"),
                     ),
                     none="none turned away",
                 ),
@@ -165,7 +185,7 @@ BOARD = Board(
                             "s", below(3 * 86400, 14 * 86400),
                         ),
                     ),
-                    w=8, none="no TLS",
+                    w=8,
                 ),
             ),
         ),

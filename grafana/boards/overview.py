@@ -13,7 +13,7 @@ from grafana.boards.panels import (
     rows,
     tile,
 )
-from grafana.boards.query import RATE, ours, quantile, rate, share, total
+from grafana.boards.query import RATE, each, ours, quantile, rate, share, total
 
 _ANSWERED = 'result=~"ok|bad_credentials|tempfail"'
 _BADLY = 'reason!~"quit|client_eof|idle_timeout|shutdown"'
@@ -43,7 +43,7 @@ BOARD = Board(
             "Servers out",
             "Upstream servers out of rotation. Logins go to those that are left; if none is left nobody gets mail. "
             "Look at the upstreams board for why.",
-            "none", "count(popproxy_upstream_up == 0) or vector(0)",
+            "none", "count(min by (upstream, server) (popproxy_upstream_up) == 0) or vector(0)",
             w=3, marks=above(1), decimals=0, board="popproxy-upstreams",
         ),
         tile(
@@ -86,17 +86,17 @@ BOARD = Board(
             "Logins by result",
             "Is anybody let in? Green is mail being picked up. Red is our trouble: go to the upstreams board. Yellow "
             "is wrong passwords: one wave is an attack, a lasting step a changed password store.",
-            "ops", Query(rate("auth_attempts", by="result"), "{{result}}"),
+            "ops", Query(each("auth_attempts", "result"), "{{result}}"),
             w=12, stacked=True, none="no logins",
         ),
         lines(
             "Messages",
             "What users do with their mail. Logins without messages mean empty maildrops or clients that give up: "
             "look at the commands board for -ERR and at session ends.",
-            "ops", Query(rate("messages", 'result="ok"', "verb"), "{{verb}}"), w=6,
+            "ops", Query(each("messages", "verb", 'result="ok"'), "{{verb}}"), w=6,
         ),
         lines(
-            "Octets to clients and from upstreams",
+            "Octets of mail",
             "Mail in flight. The two lines belong together; where the upstream's is above the client's for long, "
             "clients are slow and spools fill.",
             "Bps",
@@ -116,20 +116,20 @@ BOARD = Board(
                     "Not let in, whatever the reason. One listener alone points to its clients or its certificate, "
                     "all together to an upstream or an auth backend.",
                     "ops",
-                    Query(rate("auth_attempts", 'result!="ok"', "listener, result"), "{{listener}} {{result}}"),
+                    Query(each("auth_attempts", "listener", 'result!="ok"'), "{{listener}}"),
                     none="no failed logins",
                 ),
                 lines(
                     "Sessions that ended badly",
                     "Sessions that ended otherwise than by QUIT, a client that left, idling or a shutdown. "
                     "'upstream_*' is the upstream, 'client_stalled' a slow network, 'policy' our own rules.",
-                    "ops", Query(rate("sessions", _BADLY, "reason"), "{{reason}}"), none="none ended badly",
+                    "ops", Query(each("sessions", "reason", _BADLY), "{{reason}}"), none="none ended badly",
                 ),
                 lines(
                     "Turned away before the greeting",
                     "Clients that got no session. 'limit': raise max_connections. 'overload': the machine is short. "
                     "'tls': see handshakes. 'proxy_header': the load balancer in front is set up otherwise.",
-                    "ops", Query(rate("connections_rejected", by="reason"), "{{reason}}"), none="none turned away",
+                    "ops", Query(each("connections_rejected", "reason"), "{{reason}}"), none="none turned away",
                 ),
             ),
         ),
@@ -151,21 +151,22 @@ BOARD = Board(
                         Query(quantile(0.95, "command_transfer_duration_seconds"), "command, to the last octet"),
                         Query(quantile(0.95, "plugin_duration_seconds"), "plugin hooks"),
                     ),
-                    w=12, h=9, logarithmic=True,
+                    w=12, h=9, log=10,
                 ),
                 lines(
                     "Dials that failed",
                     "Connections to upstreams that could not be made, by what was wrong. refused: the server is down; "
                     "timeout: network or firewall; tls: its certificate; greeting: it is overloaded.",
                     "ops",
-                    Query(rate("upstream_connections", 'result!="ok"', "upstream, result"), "{{upstream}} {{result}}"),
+                    Query(each("upstream_connections", "upstream, result", 'result!="ok"'), "{{upstream}} {{result}}"),
                     w=6, h=9, none="all dials work",
                 ),
                 lines(
                     "Sessions by state",
                     "Who is here now. Many in 'authorization' are logins that hang or clients that guess; many in "
                     "'transaction' with few octets sent are slow clients or a slow upstream.",
-                    "none", Query(total("sessions_active", by="state"), "{{state}}"), w=6, h=9, stacked=True,
+                    "none", Query(total("sessions_active", 'state!="_other"', "state"), "{{state}}"),
+                    w=6, h=9, stacked=True,
                 ),
             ),
         ),

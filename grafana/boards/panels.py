@@ -36,7 +36,7 @@ COLOURS: dict[str, str] = {
     "ok": GREEN, "allow": GREEN, "allowed": GREEN, "pass": GREEN, "quit": GREEN, "up": GREEN, "hit": GREEN,
     "ham": GREEN,
     "bad_credentials": YELLOW, "err": YELLOW, "negative": YELLOW, "modify": BLUE, "audit": BLUE, "audited": BLUE,
-    "rate_limited": PURPLE, "policy": PURPLE, "deny": PURPLE, "denied": PURPLE, "spam": PURPLE, "in_use": BLUE,
+    "rate_limited": "dark-purple", "policy": PURPLE, "deny": PURPLE, "denied": PURPLE, "spam": PURPLE, "in_use": BLUE,
     "malformed": ORANGE, "tls_required": ORANGE, "aborted": GREY, "client_eof": BLUE, "fail_closed": ORANGE,
     "tempfail": RED, "timeout": RED, "upstream_lost": RED, "error": RED, "fail": RED, "down": RED, "fail_open": RED,
 }  # fmt: skip
@@ -115,24 +115,27 @@ def lines(
     none: str = "",
     low: float | None = 0,
     high: float | None = None,
-    logarithmic: bool = False,
+    log: float = 0,
 ) -> dashboard.Panel:
-    """Values over time. ``none`` is what stands there when there is nothing, ``steps`` keeps values until the next."""
+    """Values over time. ``none`` is what stands there when there is nothing, ``steps`` keeps values until the next,
+    ``log`` is the base of a logarithmic axis."""
     custom = timeseries.FieldConfig(
         draw_style=common.GraphDrawStyle.LINE,
-        line_width=1,
-        fill_opacity=30 if stacked else 8,
+        # The line of a series that is 0 would lie on top of the stack.
+        line_width=0 if stacked else 1,
+        fill_opacity=0 if log else 60 if stacked else 8,
         line_interpolation=common.LineInterpolation.STEP_AFTER if steps else common.LineInterpolation.LINEAR,
-        show_points=common.VisibilityMode.NEVER,
-        span_nulls=False,
+        show_points=common.VisibilityMode.AUTO,
+        # Milliseconds: quantiles have no value where nothing happened for a moment.
+        span_nulls=False if stacked else 120_000,
         stacking=common.StackingConfig(
             mode=common.StackingMode.NORMAL if stacked else common.StackingMode.NONE, group="A"
         ),
         thresholds_style=common.GraphThresholdsStyleConfig(
             mode=common.GraphThresholdsStyleMode.DASHED if marks.steps else common.GraphThresholdsStyleMode.OFF
         ),
-        scale_distribution=common.ScaleDistributionConfig(type_val=common.ScaleDistribution.LOG, log=10)
-        if logarithmic
+        scale_distribution=common.ScaleDistributionConfig(type_val=common.ScaleDistribution.LOG, log=log)
+        if log
         else None,
     )
     wide = w >= 12
@@ -152,7 +155,7 @@ def lines(
     found = _panel("timeseries", title, description, unit, queries, w, h, marks, custom, options, none)
     config = _defaults(found)
     config.color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.PALETTE_CLASSIC)
-    config.min_val, config.max_val = (None if logarithmic else low), high
+    config.min_val, config.max_val = (None if log else low), high
     asked = [queries] if isinstance(queries, Query) else [] if isinstance(queries, str) else queries
     names = {name for query in asked for name in series(query.expr, query.legend)}
     _field_config(found).overrides = [_painted(name, COLOURS[name]) for name in sorted(names & COLOURS.keys())]
@@ -207,20 +210,25 @@ def bars(
     marks: Marks = CALM,
     none: str = "none",
 ) -> dashboard.Panel:
-    """A sorted bar for each series, of the whole time that the board shows."""
+    """A bar for each series that is not 0, of the whole time that the board shows."""
     options = bargauge.Options(
         display_mode=common.BarGaugeDisplayMode.BASIC,
         value_mode=common.BarGaugeValueMode.TEXT,
-        name_placement=common.BarGaugeNamePlacement.LEFT,
-        show_unfilled=True,
-        sizing=common.BarGaugeSizing.AUTO,
+        name_placement=common.BarGaugeNamePlacement.TOP,
+        show_unfilled=False,
+        sizing=common.BarGaugeSizing.MANUAL,
+        min_viz_height=24,
+        max_viz_height=40,
+        text=common.VizTextDisplayOptions(title_size=12, value_size=14),
         orientation=common.VizOrientation.HORIZONTAL,
         reduce_options=common.ReduceDataOptions(values=False, calcs=["lastNotNull"], fields=""),
         legend=common.VizLegendOptions(show_legend=False),
     )
+    if not isinstance(query, LogQuery):
+        query = Query(f"{query.expr} > 0", query.legend)
     found = _panel("bargauge", title, description, unit, query, w, h, marks, None, options, none, instant=True)
     _defaults(found).color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
-    _defaults(found).min_val = 0
+    _defaults(found).min_val = _defaults(found).decimals = 0
     return found
 
 
@@ -315,19 +323,18 @@ def rows(
     w: int = 24,
     h: int = 8,
     sort: str = "",
-    none: str = "none",
 ) -> dashboard.Panel:
     """A table, a row for each combination of ``labels`` (label: title); each column is an expression of its own."""
     queries = [Query(column.expr) for column in columns]
     custom = common.TableFieldOptions(
-        align=common.FieldTextAlignment.AUTO, cell_options=common.TableAutoCellOptions(), inspect=False
+        align=common.FieldTextAlignment.AUTO, cell_options=common.TableAutoCellOptions(), inspect=False, min_width=80
     )
     options = table.Options(
         show_header=True,
         cell_height=common.TableCellHeight.SM,
         sort_by=[common.TableSortByFieldState(display_name=sort, desc=True)] if sort else None,
     )
-    found = _panel("table", title, description, "none", queries, w, h, CALM, custom, options, none, instant=True)
+    found = _panel("table", title, description, "none", queries, w, h, CALM, custom, options, "", instant=True)
     for target in found.targets or []:
         assert isinstance(target, prometheus.Dataquery)
         target.format_val = prometheus.PromQueryFormat.TABLE
@@ -346,7 +353,10 @@ def rows(
             },
         ),
     ]
-    _field_config(found).overrides = [_column(column) for column in columns if column.title]
+    _field_config(found).overrides = [
+        *(_named(title) for title in labels.values()),
+        *(_column(column) for column in columns if column.title),
+    ]
     return found
 
 
@@ -364,8 +374,17 @@ def to_board(uid: str) -> dashboard.DashboardLink:
     )
 
 
+def _named(title: str) -> dashboard.DashboardFieldConfigSourceOverrides:
+    return dashboard.DashboardFieldConfigSourceOverrides(
+        matcher=dashboard.MatcherConfig(id_val="byName", options=title),
+        properties=[dashboard.DynamicConfigValue(id_val="custom.minWidth", value=130)],
+    )
+
+
 def _column(column: Column) -> dashboard.DashboardFieldConfigSourceOverrides:
     properties = [dashboard.DynamicConfigValue(id_val="unit", value=column.unit)]
+    if column.unit == "none":
+        properties.append(dashboard.DynamicConfigValue(id_val="decimals", value=0))
     if column.marks is not None:
         properties += [
             dashboard.DynamicConfigValue(id_val="thresholds", value=column.marks.config().to_json()),

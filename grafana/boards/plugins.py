@@ -2,7 +2,7 @@
 
 from grafana.boards.board import Board, Row
 from grafana.boards.panels import GREEN, RED, Column, Query, above, bars, lines, rows, spread, tile
-from grafana.boards.query import increase, quantile, quantile_shown, rate, share
+from grafana.boards.query import each, increase, quantile, quantile_shown, rate, share
 
 _CALLS = f"({rate('plugin_calls')} + {rate('plugin_errors')})"
 
@@ -52,15 +52,15 @@ BOARD = Board(
             "Calls by plugin and verdict",
             "What plugins say. Compare 'deny' with what you expect of your rules; 'modify' is edited mail or "
             "rewritten names.",
-            "ops", Query(rate("plugin_calls", by="plugin, verdict"), "{{plugin}} {{verdict}}"), w=12,
+            "ops", Query(each("plugin_calls", "plugin, verdict"), "{{plugin}} {{verdict}}"), w=12,
             none="no plugins",
         ),
         lines(
             "Failures by plugin",
             "Hooks that raised, hung or lied, and what became of it: fail_open let it through, fail_closed refused. "
             "The log's plugin_error says why.",
-            "ops", Query(rate("plugin_errors", by="plugin, hook, action"), "{{plugin}} {{hook}} {{action}}"), w=12,
-            marks=above(0.01), none="no plugins",
+            "ops", Query(each("plugin_errors", "plugin, hook, action"), "{{plugin}} {{hook}} {{action}}"), w=12,
+            marks=above(0.01), none="no failures",
         ),
     ),
     rows=(
@@ -72,7 +72,7 @@ BOARD = Board(
                     "The plugin whose line rises makes users wait. Hooks on whole messages (on_message) may take "
                     "long; those of logins may not.",
                     "s", Query(quantile(0.95, "plugin_duration_seconds", "plugin"), "{{plugin}}"),
-                    marks=above(0.5), none="no plugins", logarithmic=True,
+                    marks=above(0.5), none="no plugins", log=10,
                 ),
                 rows(
                     "By plugin and hook, over the time shown",
@@ -80,13 +80,13 @@ BOARD = Board(
                     "to find what is broken.",
                     {"plugin": "Plugin", "hook": "Hook"},
                     (
-                        Column("Calls", increase("plugin_calls", by="plugin, hook"), "short"),
+                        Column("Calls", increase("plugin_calls", by="plugin, hook"), "none"),
                         Column("p50", quantile_shown(0.5, "plugin_duration_seconds", "plugin, hook"), "s"),
                         Column("p99", quantile_shown(0.99, "plugin_duration_seconds", "plugin, hook"), "s",
                                above(0.5, 2)),
-                        Column("Failures", increase("plugin_errors", by="plugin, hook"), "short", above(1, 10)),
+                        Column("Failures", increase("plugin_errors", by="plugin, hook"), "none", above(1, 10)),
                     ),
-                    w=16, sort="Calls", none="no plugins",
+                    w=16, sort="Calls",
                 ),
             ),
         ),
@@ -97,22 +97,46 @@ BOARD = Board(
                     "Rules of policies",
                     "How often each rule decided, and what, in the time shown. A rule in audit mode shows what it "
                     "would do; one that never hits may be a mistake.",
-                    "none", Query(increase("policy_decisions", by="rule, action") + " > 0", "{{rule}} {{action}}"),
+                    "none", Query(increase("policy_decisions", by="rule, action"), "{{rule}} {{action}}"),
                     none="no rule has decided anything",
                 ),
                 lines(
                     "Decisions of policies",
                     "By what was decided. If 'deny' jumps after a reload, explain a denied login: popproxy explain "
                     "--user U --ip A.",
-                    "ops", Query(rate("policy_decisions", by="action"), "{{action}}"), none="no policies",
+                    "ops", Query(each("policy_decisions", "action"), "{{action}}"), none="no policies",
                 ),
                 lines(
                     "Limits that denied",
                     "Denials by limit. Many on one limit: it is too tight, or somebody is at work; popproxy top tells "
                     "who. error: the store did not answer.",
                     "ops",
-                    Query(rate("rate_limit_decisions", 'result!="allowed"', "limit, result"), "{{limit}} {{result}}"),
-                    none="no limits",
+                    Query(each("rate_limit_decisions", "limit, result", 'result!="allowed"'), "{{limit}} {{result}}"),
+                    none="nothing denied",
+                ),
+            ),
+        ),
+        Row(
+            "Scanners",
+            (
+                lines(
+                    "Scans by result",
+                    "What scanners found. error: the scanner does not answer, and mail goes on by the plugin's fail "
+                    "mode: look at rspamd or spamd. too_big and skipped were not scanned.",
+                    "ops", Query(each("scanner_results", "scanner, result"), "{{scanner}} {{result}}"),
+                    w=12, none="no scanners",
+                ),
+                lines(
+                    "Scans that failed",
+                    "Share of scans without a verdict. Above 20 % the scanner is as good as off: restart it, or raise "
+                    "its timeout.",
+                    "percentunit",
+                    Query(
+                        rate("scanner_results", 'result="error"', "scanner")
+                        + f" / ({rate('scanner_results', by='scanner')} > 0)",
+                        "{{scanner}}",
+                    ),
+                    w=12, marks=above(0.2), high=1, none="no scans",
                 ),
             ),
         ),
@@ -125,20 +149,20 @@ BOARD = Board(
                     "wait for it.",
                     "s",
                     spread("rate_limit_store_duration_seconds", by="store", legend="{{store}}"),
-                    marks=above(0.1), none="not used", logarithmic=True,
+                    marks=above(0.1), none="not used", log=10,
                 ),
                 lines(
                     "Round trips that failed",
                     "By what was wrong. resting: it failed twice and nobody waits for it. full, read_only: disk or "
                     "maxmemory. auth, refused, unreachable: its address, password or firewall.",
-                    "ops", Query(rate("store_errors", by="store, reason"), "{{store}} {{reason}}"), none="not used",
+                    "ops", Query(each("store_errors", "store, reason"), "{{store}} {{reason}}"), none="no failures",
                 ),
                 lines(
                     "Writes that were lost",
                     "Counts that found no room while the store was down: limits over long windows let through a "
                     "little more than they should. Bring the store back.",
-                    "ops", Query(rate("store_posts_lost", by="store"), "{{store}}"),
-                    marks=above(0.001), none="not used",
+                    "ops", Query(each("store_posts_lost", "store"), "{{store}}"),
+                    marks=above(0.001), none="none lost",
                 ),
             ),
         ),

@@ -93,6 +93,15 @@ def rate(name: str, where: str = "", by: str = "") -> str:
     return _sum(f"rate(popproxy_{name}_total{_braces(where)}{RATE})", by)
 
 
+def each(name: str, by: str, where: str = "") -> str:
+    """Events per second by label, only of what has happened at all in the time that the board shows.
+
+    Counters are exported before their first event, so that an alert sees it; a legend full of zeros says nothing.
+    """
+    counter = f"popproxy_{name}_total{_braces(where)}"
+    return f"{_sum(f'rate({counter}{RATE})', by)} and {_sum(f'increase({counter}{RANGE} @ end())', by)} > 0"
+
+
 def increase(name: str, where: str = "", by: str = "") -> str:
     """Events of a counter over the time that the board shows."""
     return _sum(f"increase(popproxy_{name}_total{_braces(where)}{RANGE})", by)
@@ -114,7 +123,8 @@ def quantile_shown(share: float, name: str, by: str = "") -> str:
 
 
 def _quantile(share: float, buckets: str, by: str) -> str:
-    return f"histogram_quantile({share}, {_sum(buckets, f'le, {by}' if by else 'le')})"
+    # Without observations it is NaN, which a comparison takes away.
+    return f"histogram_quantile({share}, {_sum(buckets, f'le, {by}' if by else 'le')}) >= 0"
 
 
 def share(part: str, whole: str) -> str:

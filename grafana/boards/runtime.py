@@ -56,7 +56,7 @@ BOARD = Board(
             "the loop for a moment: a plugin, a scrape, a slow disk.",
             "s",
             spread("event_loop_lag_seconds", (0.5, 0.99), "instance", "{{instance}}"),
-            w=12, marks=above(0.1), logarithmic=True,
+            w=12, marks=above(0.1), log=10,
         ),
         lines(
             "CPU",
@@ -84,7 +84,7 @@ BOARD = Board(
                         Query(ours("process_open_fds"), "{{instance}}"),
                         Query(f"min({ours('process_max_fds')})", "limit of a process"),
                     ),
-                    w=6, logarithmic=True,
+                    w=6, log=10,
                 ),
                 lines(
                     "Octets held",
@@ -93,6 +93,8 @@ BOARD = Board(
                     "bytes",
                     (
                         Query(total("spooled_bytes", by="place"), "spool: {{place}}"),
+                        Query(total("buffered_bytes", by="side"), "for a slow {{side}}"),
+                        Query(total("log_queue_bytes"), "log lines"),
                     ),
                     w=6,
                 ),
@@ -134,6 +136,7 @@ BOARD = Board(
                     "leak. Accept failures mean that no descriptor was left.",
                     "none",
                     (
+                        Query(total("tasks_active"), "tasks"),
                         Query(increase("accept_failures"), "accept failures in the time shown"),
                     ),
                 ),

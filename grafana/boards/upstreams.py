@@ -2,7 +2,7 @@
 
 from grafana.boards.board import Board, Row
 from grafana.boards.panels import GREEN, RED, Column, Query, above, at_least, bars, lines, rows, tile, timeline
-from grafana.boards.query import increase, quantile, rate, share, total
+from grafana.boards.query import each, increase, quantile, rate, share, total
 
 BOARD = Board(
     uid="popproxy-upstreams",
@@ -13,15 +13,16 @@ BOARD = Board(
     first=(
         tile(
             "Servers in rotation",
-            "Servers that logins are sent to. 0 is an outage. Compare with what you have configured; the timeline "
-            "says since when one is out.",
-            "none", "sum(popproxy_upstream_up)", marks=at_least(1), decimals=0,
+            "Servers that every instance sends logins to. 0 is an outage. Compare with what you have configured; the "
+            "timeline says since when one is out.",
+            "none", "sum(min by (upstream, server) (popproxy_upstream_up))", marks=at_least(1), decimals=0,
         ),
         tile(
             "Servers out",
-            "Servers out of rotation. popproxy upstreams shows why and when they are tried again; popproxy doctor "
-            "--upstream NAME finds out what is wrong.",
-            "none", "count(popproxy_upstream_up == 0) or vector(0)", marks=above(1), decimals=0,
+            "Servers out of rotation at one instance or more. popproxy upstreams shows why and when they are tried "
+            "again; popproxy doctor --upstream NAME finds out what is wrong.",
+            "none", "count(min by (upstream, server) (popproxy_upstream_up) == 0) or vector(0)",
+            marks=above(1), decimals=0,
         ),
         tile(
             "Failed dials",
@@ -54,7 +55,7 @@ BOARD = Board(
             "network, DNS or a CA; short red bands that repeat are flapping: raise its fall and rise.",
             Query("min by (upstream, server) (popproxy_upstream_up)", "{{upstream}} {{server}}"),
             {"0": ("out", RED), "1": ("in rotation", GREEN)},
-            w=16, none="no servers",
+            w=14,
         ),
         rows(
             "Servers",
@@ -69,7 +70,7 @@ BOARD = Board(
                 Column("Bad probes", increase("upstream_health_checks", 'result!="ok"', "upstream, server"), "none",
                        above(1, 10)),
             ),
-            w=8, none="no servers",
+            w=10,
         ),
     ),
     rows=(
@@ -80,14 +81,14 @@ BOARD = Board(
                     "Dials by result",
                     "Connections to upstreams. Only 'ok' should be here. refused: nothing listens; timeout and "
                     "unreachable: network or firewall; dns; tls: its certificate or our CA; greeting: overloaded.",
-                    "ops", Query(rate("upstream_connections", by="result"), "{{result}}"), stacked=True,
+                    "ops", Query(each("upstream_connections", "result"), "{{result}}"), stacked=True,
                 ),
                 lines(
                     "Connect time by phase (p95)",
                     "dns: your resolver. tcp: the network, or a full backlog. tls: CPU on either side. greeting: the "
                     "server is busy before it has even spoken.",
                     "s", Query(quantile(0.95, "upstream_connect_duration_seconds", "phase"), "{{phase}}"),
-                    none="no dials", logarithmic=True,
+                    none="no dials", log=10,
                 ),
                 lines(
                     "Login time on the upstream",
@@ -121,7 +122,7 @@ BOARD = Board(
                     "Waiting for a place",
                     "Logins that found no place, by how their waiting ended. timeout and full were refused: raise "
                     "max_sessions or the queue; ok only waited.",
-                    "ops", Query(rate("upstream_queued", by="upstream, result"), "{{upstream}} {{result}}"),
+                    "ops", Query(each("upstream_queued", "upstream, result"), "{{upstream}} {{result}}"),
                     w=6, none="nobody waits",
                 ),
                 lines(
@@ -134,7 +135,7 @@ BOARD = Board(
                     "Logins that went on to another server",
                     "Retries, by what was wrong with the server before. Users notice nothing yet; the server is about "
                     "to be taken out.",
-                    "ops", Query(rate("upstream_retries", by="upstream, reason"), "{{upstream}} {{reason}}"),
+                    "ops", Query(each("upstream_retries", "upstream, reason"), "{{upstream}} {{reason}}"),
                     w=6, none="no retries",
                 ),
                 bars(
@@ -146,11 +147,12 @@ BOARD = Board(
                     w=12, h=7, marks=above(2, 5),
                 ),
                 lines(
-                    "Probes by result",
+                    "Probes that fail",
                     "Health checks of servers. Probes that fail while logins work are a firewall or a limit for the "
                     "proxy's address on the server.",
-                    "ops", Query(rate("upstream_health_checks", by="server, result"), "{{server}} {{result}}"),
-                    w=12, h=7, none="no probes",
+                    "ops",
+                    Query(each("upstream_health_checks", "server, result", 'result!="ok"'), "{{server}} {{result}}"),
+                    w=12, h=7, none="no probe fails",
                 ),
             ),
         ),
@@ -172,7 +174,7 @@ BOARD = Board(
                     "Failed dials to it",
                     "What went wrong with this upstream. popproxy doctor --upstream NAME walks the same way and "
                     "explains it.",
-                    "ops", Query(rate("upstream_connections", 'result!="ok"', "result"), "{{result}}"),
+                    "ops", Query(each("upstream_connections", "result", 'result!="ok"'), "{{result}}"),
                     w=8, h=7, none="none failed",
                 ),
                 lines(
@@ -184,7 +186,7 @@ BOARD = Board(
                         Query(quantile(0.95, "upstream_connect_duration_seconds", "phase"), "{{phase}}"),
                         Query(quantile(0.95, "upstream_login_duration_seconds"), "login"),
                     ),
-                    w=8, h=7, none="no dials", logarithmic=True,
+                    w=8, h=7, none="no dials", log=10,
                 ),
             ),
             repeat="upstream",
