@@ -8,10 +8,13 @@ here and handed to the Door.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from popproxy.config.plan import Bind
@@ -42,8 +45,31 @@ _ADVICE_UNIX = {
 
 def bind(where: Bind) -> socket.socket:
     """A listening, non-blocking socket. Raises BindError."""
+    with _advised(where):
+        return _unix(where) if where.family == "unix" else _listen(_inet(where))
+
+
+def bind_shared(where: Bind, number: int) -> list[socket.socket]:
+    """So many listening sockets on one address, among which the kernel deals out the clients (SO_REUSEPORT). Raises
+    BindError, also when another program has that address and would share it."""
+    with _advised(where), contextlib.ExitStack() as undo:
+        # Bound without SO_REUSEPORT it is refused where anybody listens; it does not listen, so ours may join it.
+        with _inet(where) as alone:
+            real = replace(where, port=alone.getsockname()[1])
+            sockets = []
+            for _ in range(number):
+                sock = _inet(real, shared=True)
+                undo.callback(sock.close)
+                sockets.append(_listen(sock))
+        undo.pop_all()
+        return sockets
+
+
+@contextlib.contextmanager
+def _advised(where: Bind) -> Iterator[None]:
+    """What the system says becomes a BindError."""
     try:
-        return _unix(where) if where.family == "unix" else _inet(where)
+        yield
     except OSError as error:
         special = _ADVICE_UNIX if where.family == "unix" else _ADVICE_INET
         number = error.errno or 0
@@ -52,15 +78,25 @@ def bind(where: Bind) -> socket.socket:
         raise BindError(f"cannot listen on {where}: {reason}{f'; {advice}' if advice else ''}") from error
 
 
-def _inet(where: Bind) -> socket.socket:
+def _inet(where: Bind, shared: bool = False) -> socket.socket:
     six = ":" in where.host
     sock = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if six:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(where.v6only))
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setblocking(False)
         sock.bind((where.host, where.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen(sock: socket.socket) -> socket.socket:
+    try:
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from popproxy.config.problems import ConfigProblem
     from popproxy.config.workers import Asked
     from popproxy.run.bans import BansDesk
-    from popproxy.run.serve import LoopName
+    from popproxy.run.process import LoopName
 
 
 def serve(arguments: argparse.Namespace) -> int:
@@ -39,15 +39,19 @@ def serve(arguments: argparse.Namespace) -> int:
         return EX_UNAVAILABLE
     if arguments.listen and not arguments.upstream:
         raise UsageError("--listen needs --upstream; with a config file, write [[listener]] tables in it")
-    asked = arguments.listen, arguments.admin, _workers(arguments.workers)
-    found = load_asked(arguments, *asked)
+    asked = arguments, arguments.listen, arguments.admin, _workers(arguments.workers)
+    found = load_asked(*asked)
     if found is None:
         return EX_CONFIG
     loaded, notes = found
+    warnings, again = [*notes, *map(str, loaded.warnings)], partial(read_asked, *asked)
+    if loaded.plan.workers > 1:
+        from popproxy.run.supervisor import supervise
+
+        return supervise(loaded, again, loop, warnings)
     from popproxy.run.serve import serve
 
-    again = partial(read_asked, arguments, *asked)
-    return serve(loaded.plan, loop, warnings=[*notes, *map(str, loaded.warnings)], again=again)
+    return serve(loaded.plan, loop, warnings=warnings, again=again)
 
 
 def _workers(given: str | None) -> Asked | None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from popproxy.config.load import load
 from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
-from popproxy.run.serve import serve, signals_blocked
+from popproxy.run.process import signals_blocked
+from popproxy.run.serve import serve
 from popproxy.sample import SampleServer
 from popproxy.sample.letters import write_sample
 

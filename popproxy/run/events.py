@@ -58,6 +58,8 @@ FIELDS: dict[str, tuple[str, str]] = {
     "session": ("string", "id of the session, on every line about it"),
     "sessions": ("integer", "sessions"),
     "signal": ("string", "the signal that was received; empty without one"),
+    "slot": ("integer", "number of the worker, from 0 on; its successors have the same"),
+    "status": ("integer", "exit status of the process, or null"),
     "state": ("string", "the state the session ended in"),
     "store": ("string", "kind of the store: `memory`, `sqlite` or `redis`"),
     "tls": ("string", "TLS version of the client's leg; empty without TLS"),
@@ -150,6 +152,13 @@ EVENTS: dict[str, Event] = {
     "store_up": Event("info", "The store answers again, `seconds` later.", ("store", "seconds")),
     "plugin_error": Event(
         "error", "A hook raised, hung or lied.", (*_WHO, "user", "plugin", "hook", "action", "error", "detail")
+    ),
+    "worker_started": Event(
+        "info", "A worker serves, for the first time or in place of one that died.", ("slot", "pid", "seconds")
+    ),
+    "worker_died": Event(
+        "error", "A worker is gone, and its `sessions` with it; another one is started. `signal` or `status` says how "
+        "it ended.", ("slot", "pid", "signal", "status", "sessions", "seconds", "detail"),
     ),
     "internal_error": Event("error", "A fault of popproxy itself; please report it.", (*_WHO, "error", "where")),
     "library": Event("warning", "A library had something to say.", ("logger", "detail", "error", "where")),

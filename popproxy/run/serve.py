@@ -7,36 +7,43 @@ codes are those of sysexits.h.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import resource
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from popproxy import __version__
-from popproxy.config.plan import AdminPlan, Plan
+from popproxy.config.plan import Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
 from popproxy.run.fleet import Answer, Reloaded, Status, asked
-from popproxy.run.logs import EventLog, LibraryHandler, describe, open_log, salt_of
+from popproxy.run.logs import EventLog, salt_of
+from popproxy.run.process import (
+    ENDING,
+    EX_CONFIG,
+    EX_OK,
+    EX_UNAVAILABLE,
+    LoopName,
+    answer_more,
+    internal,
+    loop_factory,
+    open_admin,
+    opened,
+    raise_descriptor_limit,
+)  # fmt: skip
 from popproxy.run.reload import UNUSABLE, Again, Reloader
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 
 _RENDER_PAUSE = 0.0005
-_ENDING = (signal.SIGTERM, signal.SIGINT)
 
-LoopName = Literal["uvloop", "asyncio"]
 Ready = Callable[[Worker, Admin | None], Awaitable[None]]
 
 
@@ -53,51 +60,15 @@ def serve(
     reload; without it there is none. TERM and INT stay blocked afterwards: the
     process is about to end, and a late signal must not take its exit code away.
     """
-    try:
-        with signals_blocked():
-            log = open_log(plan.log, salt_of(plan.log))
-    except OSError as error:
-        print(
-            f"popproxy: cannot write the log to {plan.log.file}: {error.strerror}; set [log] file to a path that the "
-            "proxy's user may write, or leave it out for standard error",
-            file=sys.stderr,
-        )
+    log = opened(plan.log, salt_of(plan.log))
+    if log is None:
         return EX_CONFIG
-    logging.getLogger().handlers[:] = [LibraryHandler(log)]
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     try:
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
             return runner.run(_Service(plan, log, warnings, again).run(ready))
     finally:
         log.close()
-
-
-def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the event loop. Falls back to asyncio where uvloop has no build."""
-    if name == "uvloop":
-        try:
-            import uvloop
-        except ImportError:
-            return asyncio.new_event_loop
-        return uvloop.new_event_loop
-    return asyncio.new_event_loop
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Threads that are made in the block never take TERM and INT: those are for the loop alone."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _raise_descriptor_limit() -> None:
-    """A session needs two descriptors; the usual soft limit of 1024 is for programs that use select(2)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Service:
@@ -119,7 +90,7 @@ class _Service:
         """From the first log line to the last; the exit code."""
         plan, log = self.plan, self.log
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: _internal(log, context))
+        loop.set_exception_handler(lambda _, context: internal(log, context))
         source = str(plan.source) if plan.source is not None else ""
         log.event("info", "starting", version=__version__, pid=os.getpid(), config=source, hash=plan.hash)
         for warning in self.warnings:
@@ -129,7 +100,7 @@ class _Service:
         metrics.build(type(loop).__module__.partition(".")[0])
         worker = self.worker = Worker(plan, log, metrics)
         reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics)
-        _answer_bans(worker)
+        answer_more(worker, metrics)
         admin = None
         if plan.admin is not None:
             admin = Admin(
@@ -156,7 +127,7 @@ class _Service:
             await reloader.close()
             if admin is not None:
                 await admin.stop()
-            signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
 
@@ -221,7 +192,7 @@ class _Service:
             else:
                 signalled.set_result(name)
 
-        for number in _ENDING:
+        for number in ENDING:
             loop.add_signal_handler(number, end, number.name)
         loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen)
@@ -249,34 +220,7 @@ class _Service:
 
     async def _open(self, worker: Worker, admin: Admin | None) -> None:
         if admin is not None and self.plan.admin is not None:
-            await self._open_admin(admin, self.plan.admin)
+            await open_admin(admin, self.plan.admin, self.log)
         await worker.start()
         self.state = ""
         self.log.event("info", "started", seconds=round(time.monotonic() - self.began, 3))
-
-    async def _open_admin(self, admin: Admin, plan: AdminPlan) -> None:
-        await admin.start(*plan.binds)
-        if plan.spare is not None:
-            try:
-                await admin.start(plan.spare)
-            except OSError as error:
-                self.log.event("warning", "admin_failed", address=str(plan.spare), detail=error.strerror or str(error))
-        for address in admin.addresses:
-            self.log.event("info", "admin_listening", address=address)
-
-
-def _answer_bans(worker: Worker) -> None:
-    """Have the worker answer what ``popproxy bans`` asks."""
-    from popproxy.run.bandesk import BanDesk
-    from popproxy.run.bans import banning
-
-    BanDesk(worker.desk, lambda: {name: worker.store(name) for name in banning(worker.plan)})
-
-
-def _internal(log: EventLog, context: dict[str, object]) -> None:
-    """The loop caught an exception that nobody handles: a fault of ours."""
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        log.event("error", "internal_error", **describe(error))
-    else:
-        log.event("error", "internal_error", error=str(context.get("message")), where="")

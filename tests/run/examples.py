@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trustme
 
-from popproxy.run.serve import signals_blocked
+from popproxy.run.process import signals_blocked
 from popproxy.sample import SampleServer
 from tests.run.process import PATIENCE, Process
 from tests.wireclient import WireClient

@@ -7,7 +7,7 @@ is imported when the listener starts: the command line does without it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,9 @@ class Admin:
     """All its addresses. Every method belongs to the event loop's thread.
 
     ``render`` makes the exposition and its content type for an Accept header; it is called in a thread, one call
-    at a time. ``ready`` gives None, or why the process takes no sessions; it is called on the loop. ``private`` makes
-    further routes, for a Unix socket only: its mode says who may use them.
+    at a time. ``gather`` is awaited on the loop before that, for what others have to tell. ``ready`` gives None, or why
+    the process takes no sessions; it is called on the loop. ``private`` makes further routes, for a Unix socket only:
+    its mode says who may use them.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Admin:
         connections: int = CONNECTIONS,
         idle: float = IDLE,
         private: Callable[[], Sequence[web.RouteDef]] | None = None,
+        gather: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._gather = gather
         self._render = render
         self._private = private
         self._ready = ready
@@ -94,6 +97,8 @@ class Admin:
     async def _metrics(self, request: web.Request) -> web.Response:
         from aiohttp import web
 
+        if self._gather is not None:
+            await self._gather()
         accept = ",".join(request.headers.getall("Accept", []))
         body, content_type = await asyncio.get_running_loop().run_in_executor(self._thread, self._render, accept)
         return web.Response(body=body, headers={"Content-Type": content_type})

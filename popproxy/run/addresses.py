@@ -1,0 +1,97 @@
+"""The listening sockets of all slots, held by the supervisor for as long as a config in force names them.
+
+Each slot has a socket of its own for every address (SO_REUSEPORT: the kernel deals the clients out), so who waits in
+its backlog while its worker is dead is served by the next one. A Unix socket, and one that systemd gave, is one for
+all. Law: a supervisor never joins another program on its port, though SO_REUSEPORT would let it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from popproxy.config.plan import Bind
+from popproxy.net.listener import bind, bind_shared
+from popproxy.net.sockets import Key, Place, place
+
+
+class Addresses:
+    """See the head of this file. ``given`` are sockets that somebody else bound; they are this object's from now on,
+    their files stay."""
+
+    def __init__(self, slots: int, given: Mapping[Bind, socket.socket] | None = None) -> None:
+        self._slots = slots
+        self._held: dict[Key, list[socket.socket]] = {}
+        self._files: dict[Key, tuple[Path, int]] = {}
+        for where, sock in (given or {}).items():
+            sock.setblocking(False)
+            self._held[place(where), 1] = [sock] * slots
+
+    def take(self, binds: Sequence[Bind]) -> None:
+        """Have a socket of every slot for each of ``binds``. Raises BindError; then what is there stays as it was."""
+        fresh: list[Key] = []
+        try:
+            for where, key in zip(binds, keys(binds), strict=True):
+                if key not in self._held:
+                    self._held[key] = self._bound(where, key)
+                    fresh.append(key)
+        except BaseException:
+            for key in fresh:
+                self._close(key)
+            raise
+
+    def of(self, slot: int, binds: Sequence[Bind]) -> list[socket.socket]:
+        """The sockets of one slot, in the order of ``binds``, which take() has seen. They stay this object's."""
+        return [self._held[key][slot] for key in keys(binds)]
+
+    def names(self, binds: Sequence[Bind]) -> list[str]:
+        """``binds`` with the ports that those with port 0 got."""
+        return [
+            str(where if where.family == "unix" else replace(where, port=self._held[key][0].getsockname()[1]))
+            for where, key in zip(binds, keys(binds), strict=True)
+        ]
+
+    def keep(self, binds: Sequence[Bind]) -> None:
+        """Close what none of ``binds`` names."""
+        for key in self._held.keys() - set(keys(binds)):
+            self._close(key)
+
+    def close(self) -> None:
+        """Close all. May be repeated."""
+        self.keep(())
+
+    def _bound(self, where: Bind, key: Key) -> list[socket.socket]:
+        if where.family == "inet":
+            return bind_shared(where, self._slots)
+        sock = bind(where)
+        path = Path(where.path)
+        self._files[key] = path, path.lstat().st_ino
+        return [sock] * self._slots
+
+    def _close(self, key: Key) -> None:
+        for sock in self._held.pop(key):
+            sock.close()
+        path, inode = self._files.pop(key, (None, 0))
+        if path is not None and _inode(path) == inode:
+            path.unlink()
+
+
+def keys(binds: Iterable[Bind]) -> list[Key]:
+    """Which socket each of ``binds`` is: of those that are equal (port 0), the first, the second and so on."""
+    seen: Counter[Place] = Counter()
+    found: list[Key] = []
+    for where in binds:
+        seen[place(where)] += 1
+        found.append((place(where), seen[place(where)]))
+    return found
+
+
+def _inode(path: Path) -> int:
+    """Which file it is, so that only our own is removed; 0 when there is none."""
+    try:
+        return path.lstat().st_ino
+    except FileNotFoundError:
+        return 0

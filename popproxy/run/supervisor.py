@@ -1,0 +1,270 @@
+"""Several workers: the first process has no sessions. It owns the listening sockets, starts the workers and starts them
+again, has the admin listener, adds up what the workers count, and takes the signals.
+
+TERM and INT drain, a second one of them ends at once; HUP reloads; USR1 reopens the logs of all processes. A reload is
+prepared in all workers before any of them takes it: all have the new config, or none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import astuple
+from typing import TYPE_CHECKING, Any
+
+from popproxy import __version__
+from popproxy.config.load import Loaded
+from popproxy.config.plan import Plan
+from popproxy.metrics.cells import Block
+from popproxy.metrics.collector import WorkerMetrics
+from popproxy.metrics.exposition import Shown, new_registry, render
+from popproxy.metrics.merge import Merger
+from popproxy.net.listener import BindError
+from popproxy.run.addresses import Addresses
+from popproxy.run.admin import Admin
+from popproxy.run.crew import Crew, Force, Pace
+from popproxy.run.fleet import Answer, Reloaded, Status
+from popproxy.run.logs import EventLog, salt_of
+from popproxy.run.process import (
+    ENDING,
+    EX_CONFIG,
+    EX_OK,
+    EX_UNAVAILABLE,
+    LoopName,
+    internal,
+    loop_factory,
+    open_admin,
+    opened,
+    raise_descriptor_limit,
+)  # fmt: skip
+from popproxy.run.reload import Again, Refused, Reloader
+from popproxy.run.slot import Done
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_LATE_SECONDS = 10.0
+"""How long workers may take to end behind the deadline of a drain."""
+
+
+def supervise(
+    loaded: Loaded, again: Again, loop: LoopName = "uvloop", warnings: Sequence[str] = (), pace: Pace | None = None
+) -> int:
+    """Serve ``loaded`` with as many workers as its plan says, until a signal ends it; returns the exit code.
+
+    ``warnings`` are what the config check had to say; they are logged. As after serve(), TERM and INT stay blocked.
+    """
+    plan = loaded.plan
+    salt = salt_of(plan.log)
+    log = opened(plan.log, salt)
+    if log is None:
+        return EX_CONFIG
+    raise_descriptor_limit()
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            return runner.run(_serve(loaded, again, log, salt, loop, pace or Pace(), warnings))
+    finally:
+        log.close()
+
+
+async def _serve(
+    loaded: Loaded, again: Again, log: EventLog, salt: bytes, loop: LoopName, pace: Pace, warnings: Sequence[str]
+) -> int:
+    return await _Supervisor(loaded, again, log, salt, loop, pace).run(warnings)
+
+
+class _Supervisor:
+    """What runs in the loop: the Fleet of several processes. ``state`` is why no sessions are taken, empty when they
+    are."""
+
+    def __init__(
+        self, loaded: Loaded, again: Again, log: EventLog, salt: bytes, loop: LoopName, pace: Pace
+    ) -> None:
+        self.state = "starting"
+        self._loaded = loaded
+        self._again = again
+        self._log = log
+        self._salt = salt
+        self._decoy = loaded.plan.listeners[0].session.decoy
+        self._began = time.monotonic()
+        self._since = time.time()
+        self._merger = Merger()
+        self._blocks: list[Block] = []
+        self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
+        self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics)
+        self._crew = Crew(self._force(loaded.plan, 1), Addresses(loaded.plan.workers), log, self._merger, loop, pace)
+        self._signalled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def _force(self, plan: Plan, number: int) -> Force:
+        """What was read last, and ``plan``, as workers get it. Without a secret for them, decoys go on looking as they
+        did."""
+        secret = self._loaded.config.protocol.decoy_secret
+        arguments = {
+            "number": number,
+            "origin": astuple(self._loaded.origin),
+            "workers": plan.workers,
+            "decoy": self._decoy if secret is None else secret.get_secret_value().encode(),
+            "salt": self._salt,
+        }
+        return Force(number, plan, arguments)
+
+    async def run(self, warnings: Sequence[str]) -> int:
+        """From the first log line to the last; the exit code."""
+        plan, log, crew = self._loaded.plan, self._log, self._crew
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: internal(log, context))
+        log.event("info", "starting", version=__version__, pid=os.getpid(), config=self._config, hash=plan.hash)
+        for warning in warnings:
+            log.event("warning", "config_warning", detail=warning)
+        self._metrics.build(type(loop).__module__.partition(".")[0])
+        admin = None
+        if plan.admin is not None:
+            admin = Admin(self._render, lambda: self.state or None, private=self._api, gather=self._gather)
+        self._on_signals(loop)
+        try:
+            try:
+                code = await self._start(admin)
+                if code == EX_OK:
+                    self._reloader.open()
+                    name = await self._signalled
+                    self.state = "draining"
+                    await self._reloader.close()
+                    self._metrics.draining(True)
+                    log.event("info", "stopping", signal=name, sessions=self._sessions)
+            finally:
+                self.state = self.state or "draining"
+                await self._reloader.close()
+                deadline = self._reloader.plan.timeouts.drain if self._signalled.done() else 0.0
+                crew.stop(deadline)
+                await crew.ended(deadline + _LATE_SECONDS)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            if admin is not None:
+                await admin.stop()
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        log.event("info", "stopped", sessions=0, seconds=round(time.monotonic() - self._began, 3))
+        return code
+
+    async def _start(self, admin: Admin | None) -> int:
+        """Open everything; the exit code when that fails. A signal ends it early, which is no failure."""
+        starting = self._spawn(self._open(admin))
+        await asyncio.wait({starting, self._signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return EX_OK
+        done = starting.result()
+        if done.code == 0:
+            self.state = ""
+            self._log.event("info", "started", seconds=round(time.monotonic() - self._began, 3))
+            return EX_OK
+        if self._loaded.plan.log.file is not None:
+            # Who starts it by hand looks here; a log on standard error says it there itself.
+            print(f"popproxy: {done.text}", file=sys.stderr)
+        self._log.event("error", "start_failed", detail=done.text)
+        return EX_UNAVAILABLE if done.code is None else done.code
+
+    async def _open(self, admin: Admin | None) -> Done:
+        plan = self._loaded.plan
+        try:
+            if admin is not None and plan.admin is not None:
+                await open_admin(admin, plan.admin, self._log)
+            return await self._crew.start()
+        except OSError as error:
+            return Done(EX_UNAVAILABLE, None, str(error))
+        except BindError as error:
+            return Done(EX_UNAVAILABLE, None, str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Signals
+
+    def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in ENDING:
+            loop.add_signal_handler(number, self.drain, number.name)
+        loop.add_signal_handler(signal.SIGHUP, self._reloader.signalled)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen)
+
+    def _reopen(self) -> None:
+        self._log.reopen()
+        self._crew.reopen()
+
+    # run.fleet.Fleet
+
+    def _api(self) -> Sequence[web.RouteDef]:
+        from popproxy.run.admin.api import Api
+
+        return Api(self).routes()
+
+    async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float = 2.0) -> list[Answer]:
+        """See Fleet."""
+        return await self._crew.ask(question, arguments, deadline)
+
+    async def reload(self) -> Reloaded:
+        """See Fleet."""
+        return await self._reloader.reload()
+
+    def _read(self) -> tuple[Loaded, Sequence[str]]:
+        """In a thread."""
+        self._loaded, notes = self._again()
+        return self._loaded, notes
+
+    async def _take(self, plan: Plan) -> None:
+        """Have all workers go by ``plan``, which is what was read last."""
+        problems = await self._crew.reload(self._force(plan, self._crew.force.number + 1))
+        if problems:
+            raise Refused(problems)
+
+    def drain(self, reason: str) -> None:
+        """See Fleet. Said again, it waits no longer."""
+        if self._signalled.done():
+            self._crew.hurry()
+        else:
+            self._signalled.set_result(reason)
+
+    def status(self) -> Status:
+        """See Fleet."""
+        plan, reloader = self._reloader.plan, self._reloader
+        return Status(
+            state=self.state or ("reloading" if reloader.busy else "ready"),
+            version=__version__,
+            pid=os.getpid(),
+            config=self._config,
+            hash=plan.hash,
+            since=self._since,
+            reloaded=reloader.at,
+            reload_ok=reloader.ok,
+            workers=tuple(slot.as_dict() for slot in self._crew.slots),
+        )
+
+    @property
+    def _config(self) -> str:
+        source = self._reloader.plan.source
+        return str(source) if source is not None else ""
+
+    @property
+    def _sessions(self) -> int:
+        return sum(slot.child.sessions for slot in self._crew.slots if slot.child is not None)
+
+    # Metrics
+
+    async def _gather(self) -> None:
+        """Have all workers tell what they counted."""
+        for answer in await self.ask("metrics", {}):
+            if answer.status == 200:
+                self._merger.snapshot(answer.slot, answer.value)
+            else:
+                self._merger.mute(answer.slot)
+        self._blocks = self._merger.blocks(self._metrics.snapshot())
+
+    def _render(self, accept: str) -> tuple[bytes, str]:
+        return render(Shown(self._blocks), accept)
