@@ -43,8 +43,7 @@ class Answers:
 
     __slots__ = (
         "_all_ok",
-        "_scanner",
-        "_since",
+                "_since",
         "careful",
         "held",
         "lost",
@@ -52,6 +51,7 @@ class Answers:
         "pours",
         "reading",
         "said",
+        "scanner",
         "sink",
         "size",
         "streaming",
@@ -70,7 +70,7 @@ class Answers:
         self.lost: Failure | None = None
         self.careful = Careful(self)
         self.pours = Pouring(self)
-        self._scanner = BodyScanner()
+        self.scanner = BodyScanner()
         self._since = 0.0
         self._all_ok = _all_ok(transaction.s.plan.limits.reply)
 
@@ -151,7 +151,7 @@ class Answers:
         size = len(data)
         while place < size:
             if self.streaming:
-                end = self._scanner.scan(data, place)
+                end = self.scanner.scan(data, place)
                 stop = size if end < 0 else end
                 self.size += stop - place
                 if self.sink is None:
@@ -262,7 +262,7 @@ class Answers:
         """A multi-line reply begins; its content goes to ``sink``, None passes it."""
         self.sink = sink
         self.streaming = True
-        self._scanner = BodyScanner()
+        self.scanner = BodyScanner()
         self.careful.begin()
         self.size = 0
         self._since = now

@@ -143,6 +143,8 @@ class Authorization(Reading):
         """See Reading."""
         limits = self.s.plan.limits
         server = self._exchange.server
+        if self.s.ear is not None:
+            self.s.ear.line(line, server is not None)
         limit = limits.auth_line if server is not None or line[:5].upper() == b"AUTH " else limits.line
         if len(line) > limit:
             self._overlong(limit)

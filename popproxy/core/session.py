@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from popproxy.api.views import SessionSummary, SessionView
 from popproxy.core import hooks
@@ -32,6 +32,9 @@ from popproxy.core.spool import Spool
 from popproxy.core.transaction import Transaction
 from popproxy.wire.commands import VERB_NAMES
 from popproxy.wire.errors import Code, Refusal
+
+if TYPE_CHECKING:
+    from popproxy.core.transcriber import Transcriber
 
 
 class Stage(Protocol):
@@ -75,7 +78,8 @@ class Stage(Protocol):
 
 
 class Session:
-    """One client connection. ``clock`` gives seconds that never go back; ``spool`` makes places for messages."""
+    """One client connection. ``clock`` gives seconds that never go back; ``spool`` makes places for messages. ``ear``
+    is there while somebody looks on."""
 
     __slots__ = (
         "_asked",
@@ -87,6 +91,7 @@ class Session:
         "deadline",
         "deaf",
         "detail",
+        "ear",
         "effects",
         "forward",
         "half_closed",
@@ -165,9 +170,15 @@ class Session:
         self.half_closed = False
         self.leaving = False
         self.deaf = False
+        self.ear: Transcriber | None = None
         self._next_id = 0
         self._asked: dict[int, Callable[[Any], None]] = {}
         self._stage: Stage = Authorization(self)
+
+    @property
+    def stage(self) -> Stage:
+        """The half of its life that it is in."""
+        return self._stage
 
     # What the pump calls
 
@@ -321,6 +332,8 @@ class Session:
         self.enter(Phase.TRANSACTION)
         stage = Transaction(self, pipelining)
         self._stage = stage
+        if self.ear is not None:
+            self.ear.rest(rest)
         stage.begin(rest)
 
     def note(self, level: Level, event: str, **fields: object) -> None:

@@ -19,6 +19,7 @@ from popproxy.core.login import Knowledge
 from popproxy.core.plan import SessionPlan
 from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.clientcert import described
+from popproxy.net.desk.tap import Taps
 from popproxy.net.dialer import Dialer
 from popproxy.net.door import BUSY, FULL, Door, addresses
 from popproxy.net.overload import Overload
@@ -59,6 +60,7 @@ class Shared:
     spools: Spools
     ended: Callable[[], None]
     overload: Overload
+    taps: Taps
 
 
 class Front:
@@ -77,6 +79,7 @@ class Front:
         self.plan: SessionPlan = listener.session
         self.meter = meter
         self.loop = shared.loop
+        self.taps = shared.taps
         self.knowledge = shared.knowledge
         self.dialers = shared.dialers
         self.spawn = shared.spawn

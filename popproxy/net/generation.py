@@ -26,6 +26,7 @@ from popproxy.core.hooks import CONTAINED
 from popproxy.core.login import Knowledge
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.certificates import Certificates
+from popproxy.net.desk.tap import Taps
 from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front, Seats, Shared
 from popproxy.net.group import Group
@@ -77,6 +78,7 @@ class Ground:
     closing: set[asyncio.Transport]
     next_id: Callable[[], str]
     ended: Callable[[Generation], None]
+    taps: Taps
 
 
 class Generation:
@@ -150,6 +152,7 @@ class Generation:
             spools,
             partial(ground.ended, self),
             ground.overload,
+            ground.taps,
         )
         for listener in plan.listeners:
             context = self._certificates.context(listener.tls_context) if listener.tls != "off" else None

@@ -119,6 +119,8 @@ class Pump(asyncio.Protocol):
         client.set_write_buffer_limits(WRITE_HIGH)
         self.session = Session(front.plan, self.view, front.meter, front.knowledge, monotonic, front.spool)
         front.meter.session_state("", self._phase.word)
+        if front.taps.open:
+            front.taps.arrived(self)
         self._tell(self.session.start)
 
     def data_received(self, data: bytes) -> None:

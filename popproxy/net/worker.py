@@ -20,6 +20,7 @@ from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.desk import Desk
 from popproxy.net.desk.sessions import Sessions
+from popproxy.net.desk.tap import Taps
 from popproxy.net.desk.upstreams import Upstreams
 from popproxy.net.front import Front
 from popproxy.net.generation import Generation, Ground, PluginFailed, WorkerLog
@@ -76,9 +77,11 @@ class Worker:
         self._plans = itertools.count(1)
         self._stopping = False
         self._empty = asyncio.Event()
+        self.taps = Taps(self.desk, self.pumps, loop)
         self._ground = Ground(
-            loop, log, metrics, self._threads, stores, self._overload, {}, set(), self.next_id, self._ended
-        )
+            loop, log, metrics, self._threads, stores, self._overload, {}, set(), self.next_id, self._ended,
+            self.taps,
+        )  # fmt: skip
         Sessions(self.desk, self.pumps)
         Upstreams(self.desk, lambda: self.generations[0].dialers if self.generations else {})
 
