@@ -307,6 +307,9 @@ class Transcriber:
         told, command = shown(text, here, self._session.plan.verbs)
         if command is not None and command.verb.name == b"USER" and self._said.repeated(command.argument):
             told = f"USER <name, {len(command.argument)} octets>"
+        if command is None and here is Where.AUTHORIZATION:
+            # A server that says +OK where a challenge is due ends AUTH too early for who only listens.
+            self._said.sasl(text)
         self._said.command(command)
         self._authenticating = command is not None and command.verb.name == b"AUTH" and here is Where.AUTHORIZATION
         self._heard.asked.append(reply_kind(command))
