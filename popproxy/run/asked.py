@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,16 @@ three ways to start:
   popproxy serve                                         the file $POPPROXY_CONFIG names, else
                                                          /etc/popproxy/popproxy.toml
 `popproxy demo` shows it with a sample mailbox, no mail server needed."""
+
+
+def later(room: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """The command ``name`` of a room (its module's whole name), which is imported when the command is called."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        work: Callable[[argparse.Namespace], int] = getattr(import_module(room), name)
+        return work(arguments)
+
+    return run
 
 
 class UsageError(Exception):

@@ -7,15 +7,11 @@ the admin listener, if that is a Unix socket.
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import os
-import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from time import gmtime, strftime, time
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlencode
 
 from popproxy_plugins.brute_force import BruteForce
 from popproxy_plugins.brute_force.bans import REASON, BadBan, add, listed, parse_network, remove
@@ -25,13 +21,13 @@ from popproxy.api.options import Wrong, duration
 from popproxy.api.store import Store, StoreFailed
 from popproxy.config.plan import Plan, StorePlan
 from popproxy.net.store import make
+from popproxy.run.client import Client, Place, Refused, Unanswered
 from popproxy.state.batch import Unwatched
 from popproxy.state.space import Space
 
 T = TypeVar("T")
 
 PATH = "/v1/bans"
-_PATIENCE = 10.0
 
 
 class BansError(Exception):
@@ -181,41 +177,23 @@ class SocketDesk:
     def add(self, network: Network, seconds: float, reason: str) -> None:
         """See BansDesk."""
         said = {"network": str(network), "seconds": seconds, "reason": reason, "plugin": self._plugin}
-        self._ask("PUT", {}, json.dumps(said, ensure_ascii=False).encode())
+        self._ask("PUT", {}, said)
 
     def remove(self, network: Network) -> bool:
         """See BansDesk."""
         return bool(self._ask("DELETE", {"network": str(network)})["removed"])
 
-    def _ask(self, method: str, query: dict[str, str], body: bytes | None = None) -> dict[str, Any]:
-        connection = _UnixConnection(self._path)
+    def _ask(self, method: str, query: dict[str, str], said: Mapping[str, object] | None = None) -> dict[str, Any]:
+        client = Client([Place(self._path)])
         try:
-            connection.request(method, f"{PATH}?{urlencode({**query, 'plugin': self._plugin})}", body)
-            response = connection.getresponse()
-            said = json.loads(response.read(1 << 26))
-        except (OSError, http.client.HTTPException) as error:
-            told = getattr(error, "strerror", None) or error
-            raise BansError(f"unix:{self._path}: {told}; is popproxy running, and may you use its socket?") from error
-        except ValueError as error:
-            raise BansError(f"unix:{self._path}: whoever listens there is no popproxy that knows bans") from error
-        finally:
-            connection.close()
-        if response.status != 200 or not isinstance(said, dict):
-            text = said.get("error", response.status) if isinstance(said, dict) else response.status
-            raise BansError(f"unix:{self._path}: {text}")
-        return said
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
-        self._path = path
-
-    def connect(self) -> None:
-        """To the socket instead of a port."""
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+            told = client.ask(method, PATH, {**query, "plugin": self._plugin}, said)
+        except Unanswered as error:
+            raise BansError(f"{error}; is popproxy running, and may you use its socket?") from error
+        except Refused as error:
+            raise BansError(str(error)) from error
+        if not isinstance(told, dict):
+            raise BansError(f"unix:{self._path}: whoever listens there is no popproxy that knows bans")
+        return told
 
 
 def render(bans: list[dict[str, Any]]) -> str:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from popproxy import __version__
 from popproxy.run import commands
-from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_USAGE, EX_WRONG, WAYS, UsageError, say
-from popproxy.run.doctor.command import doctor
+from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_USAGE, EX_WRONG, WAYS, UsageError, later, say
+from popproxy.run.people import options as people
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(parsers)
     _add_passwd(parsers)
     _add_bans(parsers)
+    people.add(parsers)
     _add_doctor(parsers)
     _add_demo(parsers)
     return parser
@@ -218,7 +219,7 @@ def _add_doctor(parsers: Parsers) -> None:
     parser.add_argument("--ca-file", metavar="F", type=Path, help="with a URL: the authorities to trust, PEM")
     parser.add_argument("--timeout", metavar="TIME", help="wait no longer, like 3s (default: as the config says)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=doctor)
+    parser.set_defaults(run=later("popproxy.run.doctor.command", "doctor"))
 
 
 def _add_demo(parsers: Parsers) -> None:

@@ -18,7 +18,7 @@ from popproxy.config.urls import Bind
 from popproxy.net.desk import Desk
 from popproxy.run.admin import Admin
 from popproxy.run.admin.api import Api
-from popproxy.run.bans import _UnixConnection
+from popproxy.run.client import UnixConnection
 from popproxy.run.fleet import Answer, Reloaded, Status, asked
 from tests.net.running import Proxy, Setup, running
 
@@ -80,7 +80,7 @@ class Office:
         self, method: str, path: str, body: object = None, headers: Mapping[str, str] = {}
     ) -> tuple[int, http.client.HTTPMessage, Any]:
         """The same with the headers."""
-        connection = _UnixConnection(self.path)
+        connection = UnixConnection(self.path)
         octets = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         try:
             connection.request(method, path, octets, dict(headers))

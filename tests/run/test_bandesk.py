@@ -21,7 +21,8 @@ from popproxy.net.desk import Desk
 from popproxy.run.admin import Admin
 from popproxy.run.admin.api import Api
 from popproxy.run.bandesk import BanDesk
-from popproxy.run.bans import BansError, SocketDesk, _UnixConnection
+from popproxy.run.bans import BansError, SocketDesk
+from popproxy.run.client import UnixConnection
 from tests.run.office import Desks
 
 
@@ -48,7 +49,7 @@ class Running:
         self.loop.close()
 
     def ask(self, method: str, target: str, body: str | None = None) -> tuple[int, Any]:
-        connection = _UnixConnection(self.path)
+        connection = UnixConnection(self.path)
         try:
             connection.request(method, target, body)
             response = connection.getresponse()

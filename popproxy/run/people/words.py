@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import localtime, strftime
+
 _UNITS = "KMGTPE"
 
 
@@ -29,3 +31,8 @@ def span(seconds: float) -> str:
         if whole >= 2 * size:
             return f"{whole // size}{unit}"
     return f"{whole}s"
+
+
+def moment(seconds: float) -> str:
+    """A time since the epoch as local time: ``2026-12-24 18:00:07``."""
+    return strftime("%Y-%m-%d %H:%M:%S", localtime(seconds))
