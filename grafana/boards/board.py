@@ -161,15 +161,14 @@ def _query(name: str, label: str, description: str, query: str) -> dashboard.Var
 
 def notes() -> list[dashboard.AnnotationQuery]:
     """What happened to the process: marks at the moment that a series' value names."""
+    reloads = "popproxy_config_last_reload_success_timestamp_seconds * 1000"
     return [
-        _at(
-            "Restarts", "red", ours("process_start_time_seconds * 1000"), "popproxy was started",
-            "{{instance}}",
-        ),
-    ]  # fmt: skip
+        _at("Restarts", "red", ours("process_start_time_seconds * 1000"), "popproxy was started"),
+        _at("Reloads", "blue", reloads, "A config was put in force"),
+    ]
 
 
-def _at(name: str, colour: str, expr: str, title: str, text: str) -> dashboard.AnnotationQuery:
+def _at(name: str, colour: str, expr: str, title: str) -> dashboard.AnnotationQuery:
     return dashboard.AnnotationQuery(
         name=name,
         datasource=DATASOURCE,
@@ -177,7 +176,7 @@ def _at(name: str, colour: str, expr: str, title: str, text: str) -> dashboard.A
         icon_color=colour,
         expr=scoped(expr),
         title_format=title,
-        text_format=text,
+        text_format="{{instance}}",
         use_value_for_time=True,
         step="60s",
     )

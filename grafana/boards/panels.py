@@ -34,7 +34,7 @@ GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = (
 
 COLOURS: dict[str, str] = {
     "ok": GREEN, "allow": GREEN, "allowed": GREEN, "pass": GREEN, "quit": GREEN, "up": GREEN, "hit": GREEN,
-    "ham": GREEN,
+    "ham": GREEN, "rewrite": ORANGE,
     "bad_credentials": YELLOW, "err": YELLOW, "negative": YELLOW, "modify": BLUE, "audit": BLUE, "audited": BLUE,
     "rate_limited": "dark-purple", "policy": PURPLE, "deny": PURPLE, "denied": PURPLE, "spam": PURPLE, "in_use": BLUE,
     "malformed": ORANGE, "tls_required": ORANGE, "aborted": GREY, "client_eof": BLUE, "fail_closed": ORANGE,

@@ -131,7 +131,7 @@ BOARD = Board(
                     {"0": ("no", GREEN), "1": ("shedding", RED)}, w=8,
                 ),
                 lines(
-                    "Tasks, log queue and accept failures",
+                    "Tasks and accept failures",
                     "Tasks of the event loop follow sessions that wait for something; growth without sessions is a "
                     "leak. Accept failures mean that no descriptor was left.",
                     "none",
