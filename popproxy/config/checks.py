@@ -73,7 +73,7 @@ def _client_certificates(path: KeyPath, table: Listener, report: Report) -> None
             (*path, "client_ca_file"), "has no effect", 'write verify_client = "optional" or "required" beside it'
         )
     elif table.client_ca_file is not None:
-        _ca_file((*path, "client_ca_file"), table.client_ca_file, report)
+        ca_file_fits((*path, "client_ca_file"), table.client_ca_file, report)
 
 
 def _private(table: Listener) -> bool:
@@ -108,9 +108,9 @@ def upstreams(tables: Mapping[str, Upstream], fronts: Mapping[int, Listener], re
         _upstream_tls(path, table, report)
         _balance(path, table, report)
         if table.client_certificate is not None:
-            _certificate((*path, "client_certificate"), table.client_certificate, report)
+            certificate_fits((*path, "client_certificate"), table.client_certificate, report)
         if table.ca_file is not None:
-            _ca_file((*path, "ca_file"), table.ca_file, report)
+            ca_file_fits((*path, "ca_file"), table.ca_file, report)
 
 
 def _same(server: Server, bind: Bind) -> bool:
@@ -217,7 +217,7 @@ def tls(table: Tls, fronts: Mapping[int, Listener], report: Report) -> None:
     """Certificates fit their keys, ciphers exist."""
     path: KeyPath = ("tls",)
     for place, certificate in enumerate(table.certificates):
-        _certificate((*path, "certificates", place), certificate, report)
+        certificate_fits((*path, "certificates", place), certificate, report)
     if table.ciphers is not None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(table.ciphers)
@@ -233,7 +233,8 @@ def tls(table: Tls, fronts: Mapping[int, Listener], report: Report) -> None:
         )
 
 
-def _certificate(path: KeyPath, certificate: Certificate, report: Report) -> None:
+def certificate_fits(path: KeyPath, certificate: Certificate, report: Report) -> None:
+    """A certificate can be used, with its key."""
     password = certificate.password.get_secret_value() if certificate.password is not None else ""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -271,7 +272,8 @@ def _expiry(path: KeyPath, cert: Path, report: Report) -> None:
         report.warn(path, f"the certificate expired on {ends:%Y-%m-%d}", "renew it")
 
 
-def _ca_file(path: KeyPath, file: Path, report: Report) -> None:
+def ca_file_fits(path: KeyPath, file: Path, report: Report) -> None:
+    """A file holds certificates."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
     except (ssl.SSLError, OSError):

@@ -59,7 +59,11 @@ def with_admin(loaded: Loaded, address: str) -> Loaded:
     bind = _admin_bind(address, problems)
     if problems:
         raise ConfigError(problems)
-    return replace(loaded, plan=replace(loaded.plan, admin=admin_plan([bind]) if bind is not None else None))
+    made, before = None if bind is None else admin_plan([bind]), loaded.plan.admin
+    if made is not None and before is not None:
+        # What opens /v1 is the file's.
+        made = replace(before, binds=made.binds, spare=made.spare)
+    return replace(loaded, plan=replace(loaded.plan, admin=made))
 
 
 def _admin_bind(address: str, problems: list[ConfigProblem]) -> Bind | None:

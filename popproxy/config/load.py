@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from popproxy.api.names import ConfigNames
 from popproxy.api.plugin import Fail, Plugin
-from popproxy.config import budgets, checks, registry, storechecks, values
+from popproxy.config import adminchecks, budgets, checks, registry, storechecks, values
 from popproxy.config.listener import Listener, Tls
 from popproxy.config.models import Admin, Config, Log, PluginTable, Protocol, When, default_name, plugin_use
 from popproxy.config.overload import Overload
@@ -299,6 +299,8 @@ def _check(data: Mapping[str, Any], draft: _Draft, report: Report) -> None:
     checks.names("listener", fronts, report)
     checks.names("plugin", _names(data, "plugin"), report)
     checks.listeners(draft.listeners, admin if isinstance(admin, Admin) else None, report)
+    if isinstance(admin, Admin):
+        adminchecks.admin(admin, report)
     checks.upstreams(draft.upstreams, draft.listeners, report)
     checks.plugins(draft.plugins, draft.made, [name for _, name in fronts], report)
     tables = data.get("upstream")

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -23,6 +23,7 @@ from popproxy.config.admin import Admin
 from popproxy.config.listener import Certificate, Listener
 from popproxy.config.models import Config, Protocol
 from popproxy.config.overload import MOST, Share
+from popproxy.config.shown import shown
 from popproxy.config.store import Store
 from popproxy.config.upstream import Upstream
 from popproxy.config.urls import Bind, Server
@@ -148,10 +149,15 @@ class StorePlan:
 @dataclass(frozen=True, slots=True)
 class AdminPlan:
     """Where the admin listener is. ``spare`` is a Unix socket beside ``binds`` that have none; that it cannot be opened
-    is no failure."""
+    is no failure. The rest is about ``binds`` that are ports: what opens /v1 there (a ``token``, client certificates of
+    ``client_ca_file``), their TLS, and further names by which they may be asked."""
 
     binds: tuple[Bind, ...]
     spare: Bind | None = None
+    token: SecretStr | None = None
+    certificate: CertificatePlan | None = None
+    client_ca_file: Path | None = None
+    hosts: tuple[str, ...] = ()
 
     @property
     def socket(self) -> Path | None:
@@ -191,6 +197,8 @@ class Plan:
     store: StorePlan = StorePlan()
     workers: int = 1
     """Processes that serve. Bounds above are for all of them together until config.workers.divided()."""
+    shown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The config as it may be shown: see config.shown."""
 
 
 def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Path | None = None) -> Plan:
@@ -226,6 +234,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         timeouts=timeouts,
         limits=limits,
         hash=_hash(config, plugins),
+        shown=shown(config, plugins),
         source=source,
         overload=OverloadPlan(config.overload.lag, config.overload.memory, config.overload.sockets),
         store=_store(config.store),
@@ -271,7 +280,16 @@ def admin_plan(binds: Sequence[Bind], mode: int = 0o660) -> AdminPlan | None:
 def _admin(admin: Admin | None) -> AdminPlan | None:
     if admin is None:
         return admin_plan(())
-    return admin_plan(admin.bind, admin.unix_mode) if admin.bind else None
+    made = admin_plan(admin.bind, admin.unix_mode) if admin.bind else None
+    if made is None:
+        return None
+    return replace(
+        made,
+        token=admin.token,
+        certificate=None if admin.cert is None else CertificatePlan(admin.cert, admin.key),
+        client_ca_file=admin.client_ca_file,
+        hosts=admin.hosts,
+    )
 
 
 def _certificate(certificate: Certificate) -> CertificatePlan:

@@ -89,6 +89,8 @@ rules = [{ set = "X-Fetched-By", value = "{user} through {listener}" }]
 # /metrics, /healthz, /readyz for who reaches it; sessions and all else that is private on Unix sockets only.
 [admin]
 bind = "127.0.0.1:9110"              # or ["127.0.0.1:9110", "unix:/run/popproxy/admin.sock"]
+# What is private is also on the port for who has the token, or a client certificate of client_ca_file. With cert and
+# key the port has TLS. Its hosts are further names by which it may be asked.
 
 [log]
 format = "json"                      # or "console", "journald"

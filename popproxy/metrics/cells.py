@@ -65,6 +65,11 @@ class Scalars(Generic[N]):
         """The series of ``key`` end; a later bind() begins anew."""
         self._rows.pop(key, None)
 
+    def sums(self) -> dict[Values, N]:
+        """For each combination of enum values the sum over all keys."""
+        rows = list(self._rows.values())
+        return {values: sum((row[place] for row in rows), self._zero) for place, values in enumerate(self.metric.rows)}
+
     def series(self) -> Iterator[Series]:
         """What is to be exported: rows shown from the start, and what is not zero."""
         metric = self.metric

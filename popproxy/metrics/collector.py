@@ -6,6 +6,7 @@ import platform
 import ssl
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
@@ -122,6 +123,28 @@ class WorkerMetrics:
         """A timer fired ``seconds`` late."""
         self._lag[bisect_left(LAG, seconds)] += 1
         self._lag[-1] += seconds
+
+    def pulse(self) -> dict[str, Any]:
+        """What a page shows anew each second: open ``sessions``, the ``states`` they are in, and ``totals``."""
+        counters = self._families.counters
+        states = self._families.gauges["sessions_active"].sums()
+        attempts = counters["auth_attempts"].sums()
+        logins = sum(count for row, count in attempts.items() if "ok" in row)
+        octets = counters["transferred_bytes"].sums()
+        return {
+            "sessions": int(sum(states.values())),
+            "states": {row[0]: int(count) for row, count in states.items()},
+            "totals": {
+                "connections": sum(counters["connections"].sums().values()),
+                "rejected": sum(counters["connections_rejected"].sums().values()),
+                "logins": logins,
+                "login_failures": sum(attempts.values()) - logins,
+                "commands": sum(counters["commands"].sums().values()),
+                "messages": counters["messages"].sums()["RETR", "ok"],
+                "octets_in": octets["client", "received"],
+                "octets_out": octets["client", "sent"],
+            },
+        }
 
     def snapshot(self) -> list[Block]:
         """Every metric, and what is known of this process, as plain data, fit for marshal."""

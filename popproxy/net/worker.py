@@ -19,9 +19,14 @@ from popproxy.api.store import Store, StoreFailed
 from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.desk import Desk
+from popproxy.net.desk.overheard import Overheard
+from popproxy.net.desk.pulse import Pulse
+from popproxy.net.desk.recent import Recent
 from popproxy.net.desk.sessions import Sessions
 from popproxy.net.desk.tap import Taps
+from popproxy.net.desk.top import Tops
 from popproxy.net.desk.upstreams import Upstreams
+from popproxy.net.dialer import Dialer
 from popproxy.net.front import Front
 from popproxy.net.generation import Generation, Ground, PluginFailed, WorkerLog
 from popproxy.net.group import Group
@@ -58,6 +63,7 @@ class Worker:
     ) -> None:
         self.generations: list[Generation] = []
         self.desk = Desk()
+        log = heard = Overheard(log)
         self._plan = plan
         self._log = log
         self._metrics = metrics
@@ -82,10 +88,25 @@ class Worker:
             loop, log, metrics, self._threads, stores, self._overload, {}, set(), self.next_id, self._ended,
             self.taps,
         )  # fmt: skip
-        Sessions(self.desk, self.pumps)
-        Upstreams(self.desk, lambda: self.generations[0].dialers if self.generations else {})
-
         metrics.tasks = lambda: len(self._tasks) + sum(len(generation.tasks) for generation in list(self.generations))
+        self._answer(metrics, heard)
+
+    def _answer(self, metrics: WorkerMetrics, log: Overheard) -> None:
+        """What an administrator may ask."""
+        desk = self.desk
+        Sessions(desk, self.pumps)
+        Upstreams(desk, self._dialers)
+        Tops(desk, log, self.pumps)
+        Recent(desk, log)
+        Pulse(desk, metrics, self._dialers)
+
+        async def config(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+            return self.plan.shown
+
+        desk.add("config", config)
+
+    def _dialers(self) -> Mapping[str, Dialer]:
+        return self.generations[0].dialers if self.generations else {}
 
     # What it is made of
 

@@ -92,6 +92,11 @@ EVENTS: dict[str, Event] = {
     "certificate": Event("warning", "A certificate works, but not as it should.", ("certificate", "detail")),
     "listening": Event("info", "A listener is open.", ("listener", "address", "tls")),
     "admin_listening": Event("info", "The admin listener is open.", ("address",)),
+    "admin_denied": Event(
+        "warning",
+        "Somebody asked a port of the admin listener for what they may not have. One line a second at most.",
+        ("client", "reason", "count"),
+    ),
     "admin_failed": Event(
         "warning",
         "The Unix socket of the admin listener in the runtime directory cannot be opened.",

@@ -94,12 +94,5 @@ def answer_more(worker: Worker, metrics: WorkerMetrics) -> None:
 
 
 async def open_admin(admin: Admin, plan: AdminPlan, log: EventLog) -> None:
-    """Have ``admin`` listen, and say where. Raises OSError when it cannot where the config says."""
-    await admin.start(*plan.binds)
-    if plan.spare is not None:
-        try:
-            await admin.start(plan.spare)
-        except OSError as error:
-            log.event("warning", "admin_failed", address=str(plan.spare), detail=error.strerror or str(error))
-    for address in admin.addresses:
-        log.event("info", "admin_listening", address=address)
+    """Have ``admin`` listen, and say where. Raises OSError when it cannot where the config says, and TlsConfigError."""
+    await admin.open(plan, log)

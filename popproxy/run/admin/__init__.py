@@ -17,6 +17,9 @@ from popproxy.run.admin.server import Server
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from popproxy.config.plan import AdminPlan
+    from popproxy.run.admin.access import Access, EventLog, Tls
+
 CONNECTIONS = 64
 """HTTP connections held at once on each address."""
 IDLE = 75.0
@@ -29,8 +32,8 @@ class Admin:
 
     ``render`` makes the exposition and its content type for an Accept header; it is called in a thread, one call
     at a time. ``gather`` is awaited on the loop before that, for what others have to tell. ``ready`` gives None, or why
-    the process takes no sessions; it is called on the loop. ``private`` makes further routes, for a Unix socket only:
-    its mode says who may use them.
+    the process takes no sessions; it is called on the loop. ``private`` makes further routes: on a Unix socket its mode
+    says who may use them, on a port what ``open`` was given does.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Admin:
         self._gather = gather
         self._render = render
         self._private = private
+        self._access: Access | None = None
+        self._tls: Tls | None = None
         self._ready = ready
         self._connections = connections
         self._idle = idle
@@ -57,6 +62,21 @@ class Admin:
     def address(self) -> str:
         """The first of them, empty when there is none."""
         return next(iter(self.addresses), "")
+
+    async def open(self, plan: AdminPlan, log: EventLog) -> None:
+        """Listen as ``plan`` says, and tell the log. Raises OSError as ``start`` does, and TlsConfigError."""
+        from popproxy.run.admin.access import Access, Tls
+
+        self._access = Access(plan, log)
+        self._tls = Tls(plan, plan.certificate, log) if plan.certificate is not None else None
+        await self.start(*plan.binds)
+        if plan.spare is not None:
+            try:
+                await self.start(plan.spare)
+            except OSError as error:
+                log.event("warning", "admin_failed", address=str(plan.spare), detail=error.strerror or str(error))
+        for address in self.addresses:
+            log.event("info", "admin_listening", address=address)
 
     async def start(self, *binds: Bind) -> None:
         """Listen on all ``binds``, beside those it listens on already. Raises OSError that names the address and what
@@ -76,8 +96,13 @@ class Admin:
             for bind in binds:
                 server = Server(bind, self._connections, self._idle)
                 opened.append(server)
-                routes = [*public, *private] if bind.family == "unix" else public
-                await server.start(routes, [in_words], {THREAD: self._thread})
+                lent = {THREAD: self._thread}
+                if bind.family == "unix":
+                    await server.start([*public, *private], [in_words], lent)
+                elif self._access is not None and self._access.possible:
+                    await server.start([*public, *private], [in_words, self._access.guard], lent, self._tls)
+                else:
+                    await server.start(public, [in_words], lent, self._tls)
         except BaseException:
             for server in opened:
                 await server.stop()

@@ -35,8 +35,9 @@ async def in_words(request: web.Request, handler: Handler) -> web.StreamResponse
             raise
         told = _told(error, request)
         answer = web.json_response({"error": told}, status=error.status)
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
+        for name in ("Allow", "WWW-Authenticate"):
+            if name in error.headers:
+                answer.headers[name] = error.headers[name]
         return answer
 
 
@@ -47,7 +48,7 @@ def _told(error: web.HTTPException, request: web.Request) -> str:
         return "there is no such path; /v1/openapi.json names them all"
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return "the body is too large"
-    return error.reason
+    return error.text if error.text and not error.text.startswith(str(error.status)) else error.reason
 
 
 async def answer(request: web.Request, value: object, status: int = 200) -> web.Response:
@@ -117,7 +118,9 @@ async def said(request: web.Request, *names: str) -> dict[str, Any]:
         raise BadQuestion(400, "the body is no JSON") from None
     if not isinstance(found, dict):
         raise BadQuestion(400, "the body is no JSON object: write {...}")
-    for name in found:
+    for name, value in found.items():
+        if value is None:
+            raise BadQuestion(400, f"{name[:60]}: null says nothing, leave it out")
         if name not in names:
             known = f"write one of: {', '.join(names)}" if names else "this path takes none"
             raise BadQuestion(400, f"there is no field {name[:60]!r}: {known}")

@@ -8,8 +8,10 @@ from typing import Any
 from aiohttp import web
 
 from popproxy.run.admin.bans import BanRoutes
+from popproxy.run.admin.events import EventRoutes
 from popproxy.run.admin.process import ProcessRoutes
 from popproxy.run.admin.sessions import SessionRoutes
+from popproxy.run.admin.top import TopRoutes
 from popproxy.run.admin.upstreams import UpstreamRoutes
 from popproxy.run.fleet import Fleet
 
@@ -19,7 +21,14 @@ class Api:
 
     def __init__(self, fleet: Fleet) -> None:
         self._upstreams = UpstreamRoutes(fleet)
-        self._families = (SessionRoutes(fleet), self._upstreams, BanRoutes(fleet), ProcessRoutes(fleet))
+        self._families = (
+            SessionRoutes(fleet),
+            self._upstreams,
+            TopRoutes(fleet),
+            EventRoutes(fleet),
+            BanRoutes(fleet),
+            ProcessRoutes(fleet),
+        )
 
     def routes(self) -> Sequence[web.RouteDef]:
         """What is added to a listener."""

@@ -1,4 +1,4 @@
-"""/v1/status, /v1/reload and /v1/drain: the process as its administrator handles it."""
+"""/v1/status, /v1/config, /v1/reload and /v1/drain: the process as its administrator handles it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from popproxy.run.admin.answers import answer, asked, said
+from popproxy.run.admin.answers import answer, asked, gathered, said
+from popproxy.run.admin.openapi import document
 from popproxy.run.fleet import Fleet
 
 BY_HAND = "admin"
@@ -23,6 +24,8 @@ class ProcessRoutes:
         """What is added to the listener."""
         return [
             web.get("/v1/status", self._status),
+            web.get("/v1/config", self._config),
+            web.get("/v1/openapi.json", self._openapi),
             web.post("/v1/reload", self._reload),
             web.post("/v1/drain", self._drain),
         ]
@@ -31,6 +34,15 @@ class ProcessRoutes:
         asked(request)
         status = asdict(self._fleet.status())
         return await answer(request, {**status, "sessions": sum(one["sessions"] for one in status["workers"])})
+
+    async def _config(self, request: web.Request) -> web.Response:
+        asked(request)
+        good, _ = await gathered(self._fleet, "config", {})
+        return await answer(request, good[0].value)
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        asked(request)
+        return await answer(request, document)
 
     async def _reload(self, request: web.Request) -> web.Response:
         """422 when the new config is not in force; then nothing has changed."""

@@ -7,7 +7,6 @@ one address do not count for another.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
@@ -19,6 +18,8 @@ from popproxy.run.admin.listen import Held, listen
 if TYPE_CHECKING:
     from aiohttp import web
     from aiohttp.typedefs import Handler, Middleware
+
+    from popproxy.run.admin.access import Tls
 
 BODY = 16384
 """Octets of a request's body at most."""
@@ -35,6 +36,7 @@ class Server:
         self._held: Held | None = None
         self._server: asyncio.AbstractServer | None = None
         self._runner: web.AppRunner | None = None
+        self._tls: Tls | None = None
         self._quiet_since: dict[asyncio.BaseProtocol, float] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self.address = ""
@@ -45,13 +47,13 @@ class Server:
         routes: Sequence[web.RouteDef],
         middlewares: Sequence[Middleware],
         lent: Mapping[web.AppKey[Any], Any],
-        tls: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """Listen. ``lent`` is what handlers find in the application. Raises OSError that names the address and what is
         wrong with it."""
         from aiohttp import web
 
-        bind = self._bind
+        bind, self._tls = self._bind, tls
         try:
             listener, self._held = listen(bind)
         except OSError as error:
@@ -73,7 +75,7 @@ class Server:
             self._server = await loop.create_unix_server(accept, sock=listener)
             self.address = str(bind)
         else:
-            self._server = await loop.create_server(accept, sock=listener, ssl=tls)
+            self._server = await loop.create_server(accept, sock=listener, ssl=None if tls is None else tls.context)
             host, port = listener.getsockname()[:2]
             self.address = f"{bracketed(host)}:{port}"
 
@@ -118,6 +120,8 @@ class Server:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop, server: web.Server) -> None:
         """Close what said nothing whole, or took no answer, for too long: aiohttp leaves such connections alone."""
+        if self._tls is not None:
+            self._tls.renew()
         now = loop.time()
         known, self._quiet_since = self._quiet_since, {}
         for connection in server.connections:
