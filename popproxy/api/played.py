@@ -126,7 +126,7 @@ class PlayedMeter:
         self._played = played
         self._verbs = verbs
 
-    def latency(self, verb: int, seconds: float, count: int) -> None:
+    def latency(self, verb: int, seconds: float, count: int, outcome: int) -> None:
         """See core.meter."""
         assert seconds >= 0 and count > 0, "a latency below 0"
 

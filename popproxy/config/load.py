@@ -15,7 +15,7 @@ from popproxy.api.names import ConfigNames
 from popproxy.api.plugin import Fail, Plugin
 from popproxy.config import adminchecks, budgets, checks, registry, storechecks, values
 from popproxy.config.listener import Listener, Tls
-from popproxy.config.models import Admin, Config, Log, PluginTable, Protocol, When, default_name, plugin_use
+from popproxy.config.models import Admin, Config, Log, Metrics, PluginTable, Protocol, When, default_name, plugin_use
 from popproxy.config.overload import Overload
 from popproxy.config.plan import Plan, compile_plan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
@@ -35,6 +35,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "tls": Tls,
     "admin": Admin,
     "log": Log,
+    "metrics": Metrics,
     "timeouts": budgets.Timeouts,
     "limits": budgets.Limits,
     "protocol": Protocol,

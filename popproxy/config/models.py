@@ -105,6 +105,17 @@ def default_name(use: str) -> str:
     return re.sub(r"\W", "_", use.rpartition(":")[2])
 
 
+class Metrics(Model):
+    """What `/metrics` shows beside the metrics themselves."""
+
+    exemplars: bool = Field(
+        default=False,
+        examples=[True],
+        description="Whether OpenMetrics names the session of the last failed login and of the last command above one "
+        "second (`session_id`, as in the log). Prometheus keeps it with `--enable-feature=exemplar-storage`.",
+    )
+
+
 class Log(Model):
     """The log: one line per session and one per event."""
 
@@ -252,6 +263,7 @@ class Config(Model):
     )
     plugin: Many[PluginTable] = Field(default=(), description="Plugins, in order.")
     admin: Admin | None = Field(default=None, description="The listener for metrics, health and administration.")
+    metrics: Metrics = Field(default_factory=Metrics, description="Options of the metrics.")
     log: Log = Field(default_factory=Log, description="The log.")
     timeouts: Timeouts = Field(default_factory=Timeouts, description="Bounds in time.")
     limits: Limits = Field(default_factory=Limits, description="Bounds in octets and counts.")

@@ -194,6 +194,7 @@ class Plan:
     hash: str
     source: Path | None = None
     overload: OverloadPlan = OverloadPlan()
+    exemplars: bool = False
     store: StorePlan = StorePlan()
     workers: int = 1
     """Processes that serve. Bounds above are for all of them together until config.workers.divided()."""
@@ -236,6 +237,7 @@ def compile_plan(config: Config, plugins: Sequence[Subscriber] = (), source: Pat
         hash=_hash(config, plugins),
         shown=shown(config, plugins),
         source=source,
+        exemplars=config.metrics.exemplars,
         overload=OverloadPlan(config.overload.lag, config.overload.memory, config.overload.sockets),
         store=_store(config.store),
         workers=count(config.workers),

@@ -116,6 +116,10 @@ use = "memory"                       # in this process, and gone with it
 #   for Sentinels sentinel_username, sentinel_password; prefix = "popproxy", timeout = "500ms"
 # Both: lease = "30s", after which is free what a dead worker held.
 
+# What /metrics shows beside the metrics.
+[metrics]
+exemplars = false                    # OpenMetrics: the session of the last failed login, the last slow command
+
 # New connections are shed while one of these is passed.
 [overload]
 lag = "2s"                           # how late the event loop is; or "off"

@@ -135,7 +135,7 @@ class Answers:
         """``times`` commands were answered ``seconds`` after they were read."""
         s = self.t.s
         s.count(verb, outcome, times)
-        s.meter.latency(verb, seconds, times)
+        s.meter.latency(verb, seconds, times, outcome)
         if verb in _MESSAGES:
             for _ in range(times):
                 s.meter.message(verb, outcome == OK)

@@ -64,8 +64,9 @@ class SessionMeter(Protocol):
     pipelined: list[int]
     """One element: commands that were read while an earlier one was not answered yet."""
 
-    def latency(self, verb: int, seconds: float, count: int) -> None:
-        """``count`` commands of this verb got the first octet of their reply after ``seconds``."""
+    def latency(self, verb: int, seconds: float, count: int, outcome: int) -> None:
+        """``count`` commands of this verb got the first octet of their reply after ``seconds``; ``outcome`` is a place
+        in OUTCOMES."""
         ...
 
     def transfer(self, verb: int, seconds: float, octets: int) -> None:

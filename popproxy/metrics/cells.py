@@ -7,7 +7,7 @@ histogram's cell is ``[count per bucket ..., count above the last, sum]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from popproxy.metrics.names import METRICS, Kind, Metric
@@ -111,19 +111,22 @@ class Families:
         self.gauges = {m.name: Scalars(m, 0.0) for m in METRICS.values() if m.kind == "gauge"}
         self.histograms = {m.name: Histograms(m) for m in METRICS.values() if m.kind == "histogram"}
 
-    def blocks(self) -> Iterator[Block]:
-        """Every metric that has series, in the order of the table."""
+    def blocks(self, exemplars: Callable[[str], Iterable[Exemplar]]) -> Iterator[Block]:
+        """Every metric that has series, in the order of the table, with its ``exemplars``."""
         found: dict[str, Scalars[int] | Scalars[float] | Histograms] = {
             **self.counters, **self.gauges, **self.histograms,
         }  # fmt: skip
         for name in METRICS:
-            block = block_of(found[name])
+            block = block_of(found[name], exemplars(name))
             if block[-1]:
                 yield block
 
 
-def block_of(family: Scalars[int] | Scalars[float] | Histograms) -> Block:
+def block_of(family: Scalars[int] | Scalars[float] | Histograms, exemplars: Iterable[Exemplar] = ()) -> Block:
     """One metric as plain data."""
     metric = family.metric
     series = list(family.series())
-    return (metric.kind, metric.full_name, metric.help, metric.label_names, metric.merge, metric.buckets, [], series)
+    return (
+        metric.kind, metric.full_name, metric.help, metric.label_names, metric.merge, metric.buckets,
+        list(exemplars), series,
+    )  # fmt: skip

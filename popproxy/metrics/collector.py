@@ -15,6 +15,7 @@ from popproxy import __version__
 from popproxy.metrics.buffers import Buffers
 from popproxy.metrics.cells import Block, Families
 from popproxy.metrics.counters import PluginCounters, PluginMetrics
+from popproxy.metrics.exemplars import Exemplars
 from popproxy.metrics.exposition import family, new_registry
 from popproxy.metrics.meters import Hooks, ListenerMeter, UpstreamMeter
 from popproxy.metrics.names import METRICS
@@ -52,6 +53,7 @@ class WorkerMetrics:
         self._log_records = self._families.counters["log_records_dropped"].bind()
         self._log_queue = self._families.gauges["log_queue_bytes"].bind()
         self._tasks = self._families.gauges["tasks_active"].bind()
+        self._exemplars = Exemplars()
         self._buffers = Buffers(self._families)
         self._draining = self._families.gauges["draining"].bind()
         self.spooled: list[float] = self._families.gauges["spooled_bytes"].bind()
@@ -72,7 +74,7 @@ class WorkerMetrics:
     def listener(self, name: str) -> ListenerMeter:
         """The meter of a configured listener, made if it is new."""
         if name not in self._listeners:
-            self._listeners[name] = ListenerMeter(self._families, self._hooks, name, self._buffers)
+            self._listeners[name] = ListenerMeter(self._families, self._hooks, name, self._buffers, self._exemplars)
         return self._listeners[name]
 
     def upstream(self, name: str) -> UpstreamMeter:
@@ -155,7 +157,7 @@ class WorkerMetrics:
         self._log_queue[0] = self._waiting()
         self._tasks[0] = self.tasks()
         self._buffers.measure()
-        yield from self._families.blocks()
+        yield from self._families.blocks(self._exemplars.of)
         yield from self._counters.blocks()
 
     def collect(self) -> Iterable[Family]:

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from popproxy.metrics.cells import Block
@@ -35,23 +36,35 @@ def new_registry() -> CollectorRegistry:
 
 
 def family(block: Block) -> Family:
-    """A block as prometheus_client takes it."""
-    kind, name, text, labels, _, buckets, _, series = block
+    """A block as prometheus_client takes it. Exemplars are shown in OpenMetrics; the text format has no place for
+    them."""
+    kind, name, text, labels, _, buckets, noted, series = block
+    exemplars = {
+        (values, place): Exemplar({"session_id": session}, value, when) for values, place, session, value, when in noted
+    }
     if kind == "histogram":
         found = HistogramMetricFamily(name, text, labels=labels)
         bounds = [*(_go_float(bound) for bound in buckets), "+Inf"]
         for values, cell in series:
             assert isinstance(cell, list)
             counts = accumulate(cell[:-1])
-            found.add_metric(values, list(zip(bounds, counts, strict=True)), cell[-1])
+            rows: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+            for place, row in enumerate(zip(bounds, counts, strict=True)):
+                exemplar = exemplars.get((values, place))
+                rows.append(row if exemplar is None else (*row, exemplar))
+            found.add_metric(values, rows, cell[-1])
         return found
-    plain = CounterMetricFamily(name, text, labels=labels) if kind == "counter" else GaugeMetricFamily(
-        name, text, labels=labels
-    )  # fmt: skip
+    if kind == "counter":
+        counter = CounterMetricFamily(name, text, labels=labels)
+        for values, value in series:
+            assert not isinstance(value, list)
+            counter.add_metric(values, value, exemplar=exemplars.get((values, 0)))
+        return counter
+    gauge = GaugeMetricFamily(name, text, labels=labels)
     for values, value in series:
         assert not isinstance(value, list)
-        plain.add_metric(values, value)
-    return plain
+        gauge.add_metric(values, value)
+    return gauge
 
 
 class _Part:

@@ -13,6 +13,7 @@ from typing import Literal
 
 from popproxy.metrics.buffers import Buffers
 from popproxy.metrics.cells import Cell, Families, Index
+from popproxy.metrics.exemplars import Exemplars, Named, TracedMeter
 from popproxy.metrics.names import METRICS
 from popproxy.metrics.words import (
     ATTEMPTED,
@@ -112,13 +113,16 @@ class ListenerMeter:
     """
 
     __slots__ = (
-        "_accept_failures", "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_families",
-        "_hooks", "_latency", "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected", "_sizes",
-        "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "buffers", "commands",
+        "_accept_failures", "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_exemplars",
+        "_families", "_hooks", "_latency", "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected",
+        "_sizes", "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "buffers", "commands",
         "pipelined",
     )  # fmt: skip
 
-    def __init__(self, families: Families, hooks: Hooks, name: str, buffers: Buffers) -> None:
+    def __init__(
+        self, families: Families, hooks: Hooks, name: str, buffers: Buffers, exemplars: Exemplars
+    ) -> None:
+        self._exemplars = exemplars
         self.buffers = buffers
         """Where the pumps note whose buffers are full."""
         counters, gauges, histograms = families.counters, families.gauges, families.histograms
@@ -151,7 +155,11 @@ class ListenerMeter:
         self._auth_time = histograms["auth_duration_seconds"].bind()
         self._sizes = histograms["message_size_bytes"].bind()[0]
 
-    def latency(self, verb: int, seconds: float, count: int) -> None:
+    def traced(self, session: Named) -> TracedMeter:
+        """What a session counts with when exemplars are wanted."""
+        return TracedMeter(self, self._name, self._exemplars, session)
+
+    def latency(self, verb: int, seconds: float, count: int, outcome: int) -> None:
         """``count`` commands of this verb got the first octet of their reply after ``seconds``."""
         cell = self._latency[verb]
         cell[bisect_left(FAST, seconds)] += count

@@ -16,6 +16,7 @@ from popproxy.api.views import SessionView, TlsView
 from popproxy.config.plan import ListenerPlan
 from popproxy.core.effects import Level, Note
 from popproxy.core.login import Knowledge
+from popproxy.core.meter import SessionMeter
 from popproxy.core.plan import SessionPlan
 from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.clientcert import described
@@ -61,6 +62,7 @@ class Shared:
     ended: Callable[[], None]
     overload: Overload
     taps: Taps
+    exemplars: bool = False
 
 
 class Front:
@@ -94,7 +96,14 @@ class Front:
         self._next_id = shared.next_id
         self._ended = shared.ended
         self._overload = shared.overload
+        self._exemplars = shared.exemplars
         self.context = context
+
+    # Counting
+
+    def counts(self, view: SessionView) -> SessionMeter:
+        """What the session of ``view`` counts with."""
+        return self.meter.traced(view) if self._exemplars else self.meter
 
     # Connections
 

@@ -153,6 +153,7 @@ class Generation:
             partial(ground.ended, self),
             ground.overload,
             ground.taps,
+            plan.exemplars,
         )
         for listener in plan.listeners:
             context = self._certificates.context(listener.tls_context) if listener.tls != "off" else None

@@ -117,7 +117,7 @@ class Pump(asyncio.Protocol):
             return
         self._client = client
         client.set_write_buffer_limits(WRITE_HIGH)
-        self.session = Session(front.plan, self.view, front.meter, front.knowledge, monotonic, front.spool)
+        self.session = Session(front.plan, self.view, front.counts(self.view), front.knowledge, monotonic, front.spool)
         front.meter.session_state("", self._phase.word)
         if front.taps.open:
             front.taps.arrived(self)

@@ -53,8 +53,8 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
         ("lisener = 1", "1: lisener: unknown key; did you mean listener?"),
         (
             "[zzz]",
-            "1: zzz: unknown key; write one of: admin, default_upstream, limits, listener, log, overload, plugin, "
-            "protocol, store, timeouts, tls, upstream, workers",
+            "1: zzz: unknown key; write one of: admin, default_upstream, limits, listener, log, metrics, overload, "
+            "plugin, protocol, store, timeouts, tls, upstream, workers",
         ),
         ("default_upstream = 1", '1: default_upstream: must be a string; write default_upstream = "main"'),
         ('default_upstream = "mian"', "1: default_upstream: there is no upstream 'mian'; did you mean main?"),

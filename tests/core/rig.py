@@ -50,8 +50,8 @@ class Meter:
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     errors: list[tuple[str, str, str]] = field(default_factory=list)
 
-    def latency(self, verb: int, seconds: float, count: int) -> None:
-        assert seconds >= 0 and count > 0
+    def latency(self, verb: int, seconds: float, count: int, outcome: int) -> None:
+        assert seconds >= 0 and count > 0 and outcome in range(len(meter.OUTCOMES))
         self.latencies.append((VERB_NAMES[verb], seconds, count))
 
     def transfer(self, verb: int, seconds: float, octets: int) -> None:

@@ -97,7 +97,7 @@ def test_rules_and_limits_are_counted_by_their_names() -> None:
     decided["office-only"]["deny"].inc()
     metrics.decisions(["office-only"], ["deny"])["office-only"]["deny"].inc()
     metrics.limits(["per-user"])["per-user"]["error"].inc(3)
-    found = {block[1]: {series for series in block[-1] if series[1]} for block in house.blocks()}
+    found = {block[1]: {series for series in block[-1] if series[1]} for block in house.blocks(lambda name: ())}
     assert found["popproxy_policy_decisions"] == {(("policy", "office-only", "deny"), 2)}
     assert found["popproxy_rate_limit_decisions"] == {(("policy", "per-user", "error"), 3)}
 

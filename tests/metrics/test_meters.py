@@ -32,9 +32,9 @@ def seen() -> Seen:
 
 
 def test_latency(seen: Seen) -> None:
-    seen.meter.latency(STAT, 0.003, 1)
-    seen.meter.latency(STAT, 0.005, 2)
-    seen.meter.latency(STAT, 99.0, 1)
+    seen.meter.latency(STAT, 0.003, 1, 0)
+    seen.meter.latency(STAT, 0.005, 2, 0)
+    seen.meter.latency(STAT, 99.0, 1, 0)
     assert seen("command_duration_seconds_bucket", verb="STAT", le="0.001") == 0
     assert seen("command_duration_seconds_bucket", verb="STAT", le="0.005") == 3, "a bound belongs to its bucket"
     assert seen("command_duration_seconds_bucket", verb="STAT", le="30.0") == 3
@@ -45,7 +45,7 @@ def test_latency(seen: Seen) -> None:
 
 def test_buckets_are_cumulative(seen: Seen) -> None:
     for number, bound in enumerate(FAST):
-        seen.meter.latency(OTHER_VERB, bound, number)
+        seen.meter.latency(OTHER_VERB, bound, number, 0)
     counts = [seen("command_duration_seconds_bucket", verb="_other", le=str(bound)) for bound in FAST]
     assert all(a is not None and b is not None and b - a == n + 1 for n, (a, b) in enumerate(pairwise(counts)))
 
@@ -244,7 +244,7 @@ def test_upstream(seen: Seen) -> None:
 
 def test_rare_verbs_have_one_duration_together(seen: Seen) -> None:
     for verb in ("XTND ARCHIVE", "XOIP", "LAST"):
-        seen.meter.latency(VERB_NAMES.index(verb), 0.5, 1)
+        seen.meter.latency(VERB_NAMES.index(verb), 0.5, 1, 0)
     assert seen("command_duration_seconds_count", verb="_other") == 3
     assert seen("command_duration_seconds_count", verb="LAST") is None
     assert seen("command_duration_seconds_count", verb="UIDL") == 0

@@ -94,7 +94,7 @@ def touch_listener(metrics: WorkerMetrics, name: str) -> None:
     for index in range(len(VERB_NAMES) * len(OUTCOMES)):
         meter.commands[index] += 1
     for verb, word in enumerate(VERB_NAMES):
-        meter.latency(verb, 0.01, 1)
+        meter.latency(verb, 0.01, 1, 0)
         meter.transfer(verb, 0.5, 70000)
         if word in ("RETR", "TOP", "DELE"):
             meter.message(verb, True)
