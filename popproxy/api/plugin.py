@@ -107,10 +107,14 @@ class Plugin(Generic[C]):
         return ()
 
     def start(self, services: Services) -> Awaitable[None] | None:
-        """Called once per worker before the first session. May be ``async def``. Raise to refuse to start."""
+        """Called once per worker before the first session. May be ``async def``. Raise to refuse to start.
+
+        A reload makes another plugin of the new config and starts it while this one still has sessions; when that one
+        refuses, the reload changes nothing."""
 
     def stop(self) -> Awaitable[None] | None:
-        """Called once when the worker ends, also after a failed start. May be ``async def``."""
+        """Called once when the worker ends, or a reload has put another config in force and the last session of this
+        one is over; also after a failed start. May be ``async def``."""
 
     def on_connect(self, session: SessionView) -> ConnectVerdict | Awaitable[ConnectVerdict]:
         """A client is connected, PROXY header and implicit TLS are known; the greeting is not sent yet. Called again

@@ -65,6 +65,13 @@ def bind_shared(where: Bind, number: int) -> list[socket.socket]:
         return sockets
 
 
+def bind_beside(where: Bind) -> socket.socket:
+    """A socket for an address that overlaps those of sockets which are shared, too (SO_REUSEPORT). It does not listen
+    yet, so that it takes no client from them. Raises BindError."""
+    with _advised(where):
+        return _inet(where, shared=True)
+
+
 @contextlib.contextmanager
 def _advised(where: Bind) -> Iterator[None]:
     """What the system says becomes a BindError."""
@@ -175,6 +182,8 @@ class Listener:
             or front.listener.proxy_protocol
             or isinstance(front.loop, asyncio.SelectorEventLoop)
         ):
+            # The loop's own servers do that themselves.
+            self._sock.listen(BACKLOG)
             self._watch()
         elif self.where.family == "unix":
             self._server = await front.loop.create_unix_server(lambda: Pump(front), sock=self._sock, backlog=BACKLOG)

@@ -6,13 +6,14 @@ duplicate, which is his to close. The file of a Unix socket goes when its socket
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from popproxy.config.plan import Bind
-from popproxy.net.listener import bind
+from popproxy.net.listener import BindError, bind, bind_beside
 
 Give = Callable[[Bind], socket.socket]
 """Gives a bound, listening, non-blocking socket, which the caller owns from then on. Raises BindError."""
@@ -28,6 +29,8 @@ class Sockets:
     def __init__(self, given: Mapping[Bind, socket.socket] | None = None) -> None:
         self._held: dict[Key, socket.socket] = {}
         self._files: dict[Key, tuple[Path, int]] = {}
+        self._shared: list[tuple[socket.socket, bool]] = []
+        """Those that are shared for now, and whether they were before."""
         for where, sock in (given or {}).items():
             sock.setblocking(False)
             self._held[place(where), 1] = sock
@@ -42,7 +45,7 @@ class Sockets:
             key = place(where), seen[place(where)]
             held = self._held.get(key)
             if held is None:
-                held = self._held[key] = bind(where)
+                held = self._held[key] = self._bound(where)
                 if where.family == "unix":
                     path = Path(where.path)
                     self._files[key] = path, path.lstat().st_ino
@@ -50,9 +53,24 @@ class Sockets:
 
         return give
 
+    def _bound(self, where: Bind) -> socket.socket:
+        """A new socket, also where an address of ours overlaps: ``0.0.0.0`` for ``127.0.0.1``, one that will go."""
+        try:
+            return bind(where)
+        except BindError as error:
+            rivals = [sock for sock in self._held.values() if where.port and _port(sock) == where.port]
+            if not rivals or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+                raise
+        # Until keep(): another program must find the address in use. (One of the same user that asks for SO_REUSEPORT
+        # itself need not, from then on: the kernel remembers.)
+        self._shared += [(rival, _share(rival, True)) for rival in rivals]
+        sock = bind_beside(where)
+        self._shared.append((sock, False))
+        return sock
+
     def keep(self, wanted: Iterable[Bind]) -> None:
-        """Close what no Bind of ``wanted`` names, and remove the files of those sockets that were bound here; files of
-        the others get the mode that ``wanted`` says. Who waits in the backlog of a socket that is closed is lost unless
+        """Those that ``wanted`` names are in use, and their files get the mode it says. Close the others, and remove
+        the files of those that were bound here. Who waits in the backlog of a socket that is closed is lost unless
         somebody who has a duplicate accepts him."""
         seen: Counter[Place] = Counter()
         keys = set()
@@ -63,6 +81,9 @@ class Sockets:
             path, inode = self._files.get(key, (None, 0))
             if path is not None and _inode(path) == inode:
                 path.chmod(where.mode)
+        for sock, before in reversed(self._shared):
+            _share(sock, before)
+        self._shared.clear()
         for key in self._held.keys() - keys:
             self._held.pop(key).close()
             path, inode = self._files.pop(key, (None, 0))
@@ -77,6 +98,18 @@ class Sockets:
 def place(where: Bind) -> Place:
     """What makes it another socket: the mode of a Unix socket does not."""
     return where.family, where.host, where.port, where.v6only, where.path
+
+
+def _port(sock: socket.socket) -> int:
+    """0 for a Unix socket."""
+    return 0 if sock.family == socket.AF_UNIX else int(sock.getsockname()[1])
+
+
+def _share(sock: socket.socket, on: bool) -> bool:
+    """Whether others may listen on its address, too; how it was before."""
+    before = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
+    return before
 
 
 def _inode(path: Path) -> int:

@@ -18,6 +18,7 @@ from popproxy.api import Fail, Plugin, PluginConfig, Services
 from popproxy.api.store import Get, Put
 from popproxy.config.plan import OverloadPlan, Plan, StorePlan
 from popproxy.net.listener import Listener
+from popproxy.net.worker import PluginFailed
 from tests.net.running import PASSWORD, USER, Proxy, Setup, both_loops, client_context, eventually, plan_of, running
 from tests.net.test_generation import LIFE, Witness, saying
 from tests.net.test_worker import count_sockets, listener
@@ -105,6 +106,62 @@ def test_a_port_that_any_was_good_for_is_kept_and_each_by_itself(loop: str, tmp_
         with WireClient(first) as client:
             assert client.greeting.startswith(b"+OK")
         assert proxy.session()["listener"] == "other"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["0.0.0.0"], ["127.0.0.1"]),
+        (["127.0.0.1"], ["0.0.0.0"]),
+        (["[::]"], ["[::]", "0.0.0.0"]),
+        (["[::]", "0.0.0.0"], ["[::]"]),
+    ],
+)
+@both_loops
+def test_an_address_that_overlaps_the_one_before_takes_its_place(
+    loop: str, before: list[str], after: list[str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as any_port:
+        port = any_port.getsockname()[1]
+    setup = Setup([NOWHERE], loop, listeners=listener("main", *(f"{host}:{port}" for host in before)))
+    with running(setup, tmp_path) as proxy, WireClient(("127.0.0.1", port)):
+        second = replace(setup, listeners=listener("other", *(f"{host}:{port}" for host in after)))
+        clients = adopt_while_clients_come(proxy, plan_of(second, tmp_path), [("127.0.0.1", port)])
+        for client in clients:
+            client.settimeout(PATIENCE)
+            assert client.recv(100).startswith(b"+OK"), "nobody who waits is lost"
+            client.close()
+        with WireClient(("127.0.0.1", port)) as client:
+            assert client.greeting.startswith(b"+OK")
+            eventually(lambda: proxy.sample("connections_active", listener="other") >= 1, "the new listener")
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+
+
+@both_loops
+def test_a_plan_that_fails_takes_no_client_from_an_address_that_it_overlaps(loop: str, tmp_path: Path) -> None:
+    clients: list[socket.socket] = []
+
+    async def connects_and_refuses() -> None:
+        clients.append(socket.create_connection(address, PATIENCE))
+        raise ValueError("my file is missing")
+
+    with socket.create_server(("127.0.0.1", 0)) as any_port:
+        address = any_port.getsockname()
+    setup = Setup([NOWHERE], loop, listeners=listener("main", f"0.0.0.0:{address[1]}"))
+    with running(setup, tmp_path) as proxy:
+        narrow = listener("main", f"127.0.0.1:{address[1]}")
+        bad = replace(setup, listeners=narrow, plugins=[Witness("bad", connects_and_refuses)])
+        for _ in range(3):
+            with pytest.raises(PluginFailed):
+                proxy.adopt(plan_of(bad, tmp_path))
+        for client in clients:
+            client.settimeout(PATIENCE)
+            assert client.recv(100).startswith(b"+OK")
+            client.close()
+        proxy.adopt(plan_of(replace(setup, listeners=narrow), tmp_path))
+        with WireClient(address) as last:
+            assert last.greeting.startswith(b"+OK")
 
 
 @both_loops
