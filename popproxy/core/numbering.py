@@ -116,15 +116,15 @@ class Numbering:
         }
         make = own.get(verb.name)
         if make is not None:
-            t.local(lambda: self._counted(verb.index, make()))
+            t.local(lambda: self._counted(verb.index, make(), now))
             return
         theirs = drop.number(number or 0)
         if theirs is None or theirs in drop.kept:
-            t.local(lambda: self._counted(verb.index, NO_MESSAGE))
+            t.local(lambda: self._counted(verb.index, NO_MESSAGE, now))
             return
         if kept is not None:
             drop.kept.add(theirs)
-            t.local(lambda: self._kept(drop, theirs, verb.index, kept))
+            t.local(lambda: self._kept(drop, theirs, verb.index, kept, now))
             return
         words = (b"%d" % theirs, *command.arguments[1:])
 
@@ -134,14 +134,17 @@ class Numbering:
 
         t.send(Command(verb, b" ".join(words)), shown, now, deleted if verb.name == b"DELE" else None)
 
-    def _kept(self, drop: Maildrop, number: int, verb: int, text: str) -> bytes:
+    def _kept(self, drop: Maildrop, number: int, verb: int, text: str, read: float) -> bytes:
         """The answer to a DELE that goes nowhere, when its turn has come."""
         good = drop.mark(number)
         self.t.s.kept += good
-        return self._counted(verb, ok(text) if good else NO_MESSAGE)
+        return self._counted(verb, ok(text) if good else NO_MESSAGE, read)
 
-    def _counted(self, verb: int, reply: bytes) -> bytes:
-        self.t.s.count(verb, OK if reply.startswith(b"+") else ERR)
+    def _counted(self, verb: int, reply: bytes, read: float) -> bytes:
+        """``reply``, which goes out now, to a command that was read at ``read``: making the view is in its time."""
+        s = self.t.s
+        s.count(verb, OK if reply.startswith(b"+") else ERR)
+        s.meter.latency(verb, s.clock() - read, 1)
         return reply
 
     def _load(self, command: Command, ready: Callable[[Maildrop], None]) -> None:
@@ -149,6 +152,7 @@ class Numbering:
         t = self.t
         s = t.s
         found: list[bytes] = []
+        read = s.clock()
 
         def ask(verb: bytes) -> None:
             asked = Command(VERBS[verb])
@@ -158,18 +162,20 @@ class Numbering:
             if not found and not good:
                 # Without its LIST nobody knows what may be shown: the client hears what the upstream said.
                 t.resume()
-                t.local(lambda: self._counted(command.verb.index, line))
+                t.local(lambda: self._counted(command.verb.index, line, read))
                 return
             found.append(body if good else b"")
             if len(found) < 2:
                 ask(b"UIDL")
             else:
-                self._judge(found[0], found[1], command, ready)
+                self._judge(found[0], found[1], command, ready, read)
 
         t.busy = True
         ask(b"LIST")
 
-    def _judge(self, listing: bytes, uids: bytes, command: Command, ready: Callable[[Maildrop], None]) -> None:
+    def _judge(
+        self, listing: bytes, uids: bytes, command: Command, ready: Callable[[Maildrop], None], read: float
+    ) -> None:
         """on_maildrop, then the command that waits for the view."""
         t = self.t
         s = t.s
@@ -212,7 +218,7 @@ class Numbering:
             t.resume()
             if broken:
                 # Nothing may be shown that the plugin might have hidden; the next command tries again.
-                t.local(lambda: self._counted(command.verb.index, hooks.BROKEN_LINE))
+                t.local(lambda: self._counted(command.verb.index, hooks.BROKEN_LINE, read))
             else:
                 self._drop = drop
                 s.view.maildrop = drop.shown

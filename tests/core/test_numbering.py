@@ -56,6 +56,18 @@ def test_the_view_is_made_before_the_first_command_that_needs_it(size: int, know
     }  # fmt: skip
 
 
+def test_what_is_answered_here_has_a_latency_with_the_making_of_the_view_in_it() -> None:
+    rig = rig_with(plugin(on_maildrop=hides(2)))
+    rig.meter.latencies.clear()
+    rig.client(b"STAT\r\nRETR 9\r\n")
+    rig.now += 2
+    rig.upstream(LIST)
+    rig.now += 1
+    rig.upstream(UIDL)
+    assert rig.said() == b"+OK 2 40\r\n-ERR No such message\r\n"
+    assert rig.meter.latencies == [("STAT", 3.0, 1), ("RETR", 0.0, 1)]
+
+
 def test_the_session_knows_its_messages_by_the_clients_numbers() -> None:
     rig = rig_with(plugin(on_maildrop=hides(2)), opened=OPEN)
     assert dict(rig.s.view.maildrop) == {}
