@@ -43,6 +43,8 @@ ROLES = (
 )
 """Accounts, and what happens to those who use them."""
 SPARE = "spare"
+BROKEN = b"broken@web.example"
+"""Whom the HTTP back end answers with nonsense."""
 
 CONFIG = """
 workers = {workers}
@@ -134,8 +136,9 @@ sessions_per_user = 50
 
 [[plugin]]
 use = "auth_http"
-when = {{ user = ["{web_user}", "nobody@web.example"] }}
+when = {{ user = ["{web_user}", "*@web.example"] }}
 servers = ["{backend}"]
+cache_ttl = 60
 
 [[plugin]]
 use = "routing"
@@ -242,6 +245,7 @@ def stage(authority: trustme.CA, workers: int = 1) -> Iterator[Stage]:
         odd = Odd()
         running.callback(odd.close)
         accounts = _accounts(main, spare)
+        asked.answer = lambda request: {} if request.text("Auth-User") == BROKEN else asked.judge(request)
         asked.users[accounts["web"].name] = User(accounts["web"].password, OPTIONAL, main.port_tls)
         ca_file = base / "ca.pem"
         authority.cert_pem.write_to_path(str(ca_file))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.grafana.stage import SPARE, Stage
+from tests.grafana.stage import BROKEN, SPARE, Stage
 from tests.integration.daemon import SECRETS, Account
 from tests.wireclient import WireClient
 
@@ -146,8 +146,10 @@ def policies(stage: Stage) -> None:
 
 
 def looked_up(stage: Stage) -> None:
-    """The HTTP back end lets one in, and another one not."""
+    """The HTTP back end lets one in, another one not, and fails at a third."""
     quit_(inside(stage, "web"))
+    with client(stage, "clear") as found:
+        assert found.user_pass(BROKEN, WRONG).startswith(b"-ERR [SYS/TEMP]")
     with client(stage, "clear") as found:
         assert found.user_pass(b"nobody@web.example", WRONG).startswith(b"-ERR [AUTH]")
 
@@ -174,7 +176,13 @@ def narrow_upstream(stage: Stage) -> None:
     """All places taken: one waits and gets in, one waits in vain, one finds the queue full, one goes away."""
     account = stage.accounts["narrow"]
     line = b"USER " + account.name + b"\r\nPASS " + account.password + b"\r\n"
-    holders = [inside(stage, "narrow") for _ in range(stage.workers)]
+    holders: list[WireClient] = []
+    while len(holders) < stage.workers:  # The kernel says which worker a client meets.
+        found = client(stage, "clear")
+        if login(found, account).startswith(b"+OK"):
+            holders.append(found)
+        else:
+            found.close()
     waiting = [client(stage, "clear") for _ in range(4 * stage.workers)]
     for found in waiting:
         found.send(line)

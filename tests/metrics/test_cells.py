@@ -72,7 +72,7 @@ def test_a_block_is_plain_data() -> None:
 def test_families_leave_out_metrics_without_series() -> None:
     families = Families()
     assert list(families.blocks(lambda name: ())) == []
-    families.counters["sessions"].bind("pop3")
+    families.counters["commands"].bind("pop3")
     families.gauges["draining"].bind()
     assert [block[1] for block in families.blocks(lambda name: ())] == ["popproxy_draining"]
     assert {*families.counters, *families.gauges, *families.histograms} == set(METRICS)
