@@ -143,8 +143,9 @@ class Numbering:
     def _counted(self, verb: int, reply: bytes, read: float) -> bytes:
         """``reply``, which goes out now, to a command that was read at ``read``: making the view is in its time."""
         s = self.t.s
-        s.count(verb, OK if reply.startswith(b"+") else ERR)
-        s.meter.latency(verb, s.clock() - read, 1)
+        outcome = OK if reply.startswith(b"+") else ERR
+        s.count(verb, outcome)
+        s.meter.latency(verb, s.clock() - read, 1, outcome)
         return reply
 
     def _load(self, command: Command, ready: Callable[[Maildrop], None]) -> None:
