@@ -8,6 +8,7 @@ from popproxy.api.groups import group_names
 from popproxy.api.header import Header
 from popproxy.api.hosts import server_host
 from popproxy.api.names import LOGIN_MECHANISMS, TRANSACTION_COMMANDS, ConfigNames, Problem
+from popproxy.api.observer import Observer
 from popproxy.api.options import Duration, Network, Octets, ReadableFile, StatusText
 from popproxy.api.pace import Pace
 from popproxy.api.patterns import bounded_pattern
@@ -148,6 +149,7 @@ __all__ = [
     "MessageView",
     "Metrics",
     "Network",
+    "Observer",
     "Octets",
     "Outcome",
     "Pace",

@@ -21,6 +21,7 @@ from popproxy.api.bodies import BodyFilter
 from popproxy.api.credentials import Credentials
 from popproxy.api.explained import Explained
 from popproxy.api.names import ConfigNames, Problem
+from popproxy.api.observer import Observer
 from popproxy.api.pace import Pace
 from popproxy.api.services import Services
 from popproxy.api.verdicts import (
@@ -203,6 +204,14 @@ class Plugin(Generic[C]):
     def on_close(self, session: SessionView, summary: SessionSummary) -> None:
         """The session is over; totals are final."""
 
+    def observe(self, session: SessionView) -> Observer | None:
+        """A session begins, before on_connect: return an Observer to be told what it does, as the metrics are.
+
+        No hook, and no part in any decision. Plain ``def``, called once per session, a few microseconds at most; a
+        plugin whose ``when`` asks for users or domains is not called. What it raises is logged as ``plugin_error``.
+        """
+        return None
+
     def explain(self, session: SessionView, user: str) -> Explained | None:
         """What on_login would do for ``user``, for ``popproxy explain``; None when nothing.
 
@@ -251,7 +260,7 @@ def is_async(cls: type[Plugin[Any]], hook: str) -> bool:
 def _check_hooks(cls: type[Plugin[Any]]) -> None:
     """Refuse a misspelt hook, a wrong signature and a forbidden ``async def`` when the class is made."""
     for name, member in vars(cls).items():
-        if name in HOOKS or name in ("check", "start", "stop", "explain"):
+        if name in HOOKS or name in ("check", "start", "stop", "observe", "explain"):
             wanted = [p.name for p in inspect.signature(getattr(Plugin, name)).parameters.values()]
             if not callable(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a method")
@@ -262,6 +271,8 @@ def _check_hooks(cls: type[Plugin[Any]]) -> None:
                 )
             if name in SYNC_ONLY and inspect.iscoroutinefunction(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: it is called for every message")
+            if name == "observe" and inspect.iscoroutinefunction(member):
+                raise TypeError(f"{cls.__name__}.observe must be a plain def: a session does not wait for it")
             if name in ("check", "explain") and inspect.iscoroutinefunction(member):
                 raise TypeError(f"{cls.__name__}.{name} must be a plain def: no loop runs while it is called")
         elif name.startswith(("on_", "open_", "wants_")) and callable(member):

@@ -58,6 +58,7 @@ from popproxy.core.hooks import CONTAINED
 from popproxy.core.limits import Limits, Timeouts
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import OUTCOMES
+from popproxy.core.observed import ObservedMeter, observed
 from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan, UpstreamPolicy
 from popproxy.core.session import Session
@@ -194,6 +195,8 @@ class _Stage:
             theirs = Capabilities.parse(lines) if lines else None
             for name in options.upstreams:
                 self.knowledge.learn(name, theirs, self.clock.monotonic())
+        view, meter, subscribers = self.session.view, self.session.meter, self.session.plan.chain.subscribers
+        self.session.meter = observed(subscribers, view, meter, self._observer_failed)
         self.session.start()
         self._drain()
         if options.logged_in:
@@ -231,6 +234,8 @@ class _Stage:
         session, played = self.session, self.played
         session.client_gone("client_eof")
         played.summary = session.summary()
+        if isinstance(session.meter, ObservedMeter):
+            session.meter.ended(played.summary)
         self._drain()
         if played.errors and not self.options.may_fail:
             self._wrong("a plugin failed; give play(..., may_fail=True) when that is what you test")
@@ -241,6 +246,11 @@ class _Stage:
                 verb, outcome = divmod(index, len(OUTCOMES))
                 played.commands[VERB_NAMES[verb], OUTCOMES[outcome]] = count
         return played
+
+    def _observer_failed(self, subscriber: Subscriber, error: BaseException) -> None:
+        self.meter.plugin_error(subscriber.name, "observe", "fail_open")
+        fields = {"plugin": subscriber.name, "hook": "observe", "error": type(error).__name__, "detail": text_of(error)}
+        self.played.notes.append(LogLine("error", "plugin_error", fields))
 
     def stop(self) -> None:
         """Stop what was started, in reverse."""

@@ -8,15 +8,20 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Literal, Protocol
 
+from popproxy.api.plugin import overrides
 from popproxy.api.views import SessionView, TlsView
 from popproxy.config.plan import ListenerPlan
+from popproxy.core.chain import Subscriber
 from popproxy.core.effects import Level, Note
+from popproxy.core.hooks import told
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import SessionMeter
+from popproxy.core.observed import ObservedMeter, observed
 from popproxy.core.plan import SessionPlan
 from popproxy.metrics.meters import ListenerMeter, TlsMode
 from popproxy.net.clientcert import described
@@ -97,13 +102,21 @@ class Front:
         self._ended = shared.ended
         self._overload = shared.overload
         self._exemplars = shared.exemplars
+        self._observing = tuple(s for s in self.plan.chain.subscribers if overrides(type(s.plugin), "observe"))
         self.context = context
 
     # Counting
 
     def counts(self, view: SessionView) -> SessionMeter:
         """What the session of ``view`` counts with."""
-        return self.meter.traced(view) if self._exemplars else self.meter
+        meter = self.meter.traced(view) if self._exemplars else self.meter
+        return observed(self._observing, view, meter, partial(self._failed, view)) if self._observing else meter
+
+    def _failed(self, view: SessionView, subscriber: Subscriber, error: BaseException) -> None:
+        """A plugin's observer is of no use for this session."""
+        self.meter.plugin_error(subscriber.name, "observe", "fail_open")
+        fields = {"plugin": subscriber.name, "hook": "observe", "action": "fail_open", "error": type(error).__name__}
+        self.note(view, Note("error", "plugin_error", {**fields, "detail": told(error)}))
 
     # Connections
 
@@ -175,6 +188,8 @@ class Front:
         session, view = pump.session, pump.view
         summary = session.summary()
         self.meter.session_end(summary.phase, summary.reason, summary.seconds)
+        if isinstance(session.meter, ObservedMeter):
+            session.meter.ended(summary)
         tls = view.tls
         self._log.event(
             "info",

@@ -16,7 +16,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
-from popproxy.api.plugin import HOOKS, subscribes
+from popproxy.api.plugin import HOOKS, overrides, subscribes
 from popproxy.api.services import Log
 from popproxy.api.store import Store
 from popproxy.config.plan import Bind, Plan, UpstreamPlan
@@ -178,7 +178,8 @@ class Generation:
 
     async def _start_plugin(self, subscriber: Subscriber, store: Backend) -> None:
         name, plugin, ground = subscriber.name, subscriber.plugin, self._ground
-        ground.metrics.hooks(name, [hook for hook in HOOKS if subscribes(plugin, hook)])
+        observing = ["observe"] if overrides(type(plugin), "observe") else []
+        ground.metrics.hooks(name, [*(hook for hook in HOOKS if subscribes(plugin, hook)), *observing])
         log, metrics = ground.log.plugin(name), ground.metrics.plugin(name)
         table = subscriber.fail, subscriber.deadline
         services = PluginServices(log, metrics, ground.threads, Space(store, name), self.tasks.spawn, *table)
