@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from popproxy.config.plan import AdminPlan, LogPlan
+from popproxy.config.plan import AdminPlan, LogPlan, Plan
 from popproxy.metrics.cells import Block
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.worker import Worker
@@ -91,6 +91,15 @@ def answer_more(worker: Worker, metrics: WorkerMetrics) -> None:
 
     worker.desk.add("metrics", counted)
     BanDesk(worker.desk, lambda: {name: worker.store(name) for name in banning(worker.plan)})
+
+
+def failed(why: str, code: int, plan: Plan, log: EventLog) -> int:
+    """The start has failed: tell it, and return ``code``."""
+    if plan.log.file is not None:
+        # Who starts it by hand looks here; a log on standard error says it there itself.
+        print(f"popproxy: {why}", file=sys.stderr)
+    log.event("error", "start_failed", detail=why)
+    return code
 
 
 async def open_admin(admin: Admin, plan: AdminPlan, log: EventLog) -> None:

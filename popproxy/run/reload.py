@@ -56,7 +56,8 @@ class Reloader:
     """What a reload is, for one process and for several. Every method belongs to the event loop's thread.
 
     ``take`` puts a plan in force, in all workers or in none; it raises Refused or one of UNUSABLE. ``plan`` is what is
-    in force, ``at`` when that began, ``ok`` whether the last config that was read is that one.
+    in force, ``at`` when that began, ``ok`` whether the last config that was read is that one. ``told`` hears when a
+    reload begins (True), and when it has ended.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Reloader:
         take: Callable[[Plan], Awaitable[None]],
         log: WorkerLog,
         gauges: Gauges,
+        told: Callable[[bool], None] | None = None,
     ) -> None:
         self.plan = plan
         self.at = time.time()
@@ -75,6 +77,7 @@ class Reloader:
         self._take = take
         self._log = log
         self._gauges = gauges
+        self._told = told
         self._one = asyncio.Lock()
         self._open = asyncio.Event()
         self._closed = False
@@ -127,12 +130,17 @@ class Reloader:
             await self._one.acquire()
         finally:
             self._asked -= 1
-        self.busy = True
+        self._busy(True)
         try:
             return await self._reloaded()
         finally:
-            self.busy = False
+            self._busy(False)
             self._one.release()
+
+    def _busy(self, on: bool) -> None:
+        self.busy = on
+        if self._told is not None and not self._closed:
+            self._told(on)
 
     async def _reloaded(self) -> Reloaded:
         if self._closed:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from popproxy import __version__
-from popproxy.config.plan import Plan
+from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
+from popproxy.net.listener import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
@@ -30,6 +31,7 @@ from popproxy.run.process import (
     EX_UNAVAILABLE,
     LoopName,
     answer_more,
+    failed,
     internal,
     loop_factory,
     open_admin,
@@ -37,6 +39,7 @@ from popproxy.run.process import (
     raise_descriptor_limit,
 )  # fmt: skip
 from popproxy.run.reload import UNUSABLE, Again, Reloader
+from popproxy.run.systemd import Reports, activated
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -65,8 +68,12 @@ def serve(
         return EX_CONFIG
     raise_descriptor_limit()
     try:
+        given = activated(plan.listeners)
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(_Service(plan, log, warnings, again).run(ready))
+            return runner.run(_Service(plan, log, warnings, again, given).run(ready))
+    except BindError as error:
+        # Of sockets that systemd opened; others are told where they are opened.
+        return failed(str(error), EX_UNAVAILABLE, plan, log)
     finally:
         log.close()
 
@@ -74,10 +81,19 @@ def serve(
 class _Service:
     """What runs in the loop. ``state`` is why no sessions are taken, empty when they are."""
 
-    def __init__(self, plan: Plan, log: EventLog, warnings: Sequence[str], again: Again | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        log: EventLog,
+        warnings: Sequence[str],
+        again: Again | None,
+        given: Mapping[Bind, socket.socket],
+    ) -> None:
         self.plan = plan
         self.warnings = warnings
         self.again = again
+        self.given = given
+        self.reports = Reports(self.status, lambda: True)
         self.log = log
         self.state = "starting"
         self.began = time.monotonic()
@@ -98,8 +114,8 @@ class _Service:
         registry = new_registry()
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         metrics.build(type(loop).__module__.partition(".")[0])
-        worker = self.worker = Worker(plan, log, metrics)
-        reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics)
+        worker = self.worker = Worker(plan, log, metrics, given=self.given)
+        reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics, self.reports.reloading)
         answer_more(worker, metrics)
         admin = None
         if plan.admin is not None:
@@ -115,16 +131,19 @@ class _Service:
                 try:
                     if ready is not None and not signalled.done():
                         await ready(worker, admin)
+                    self.reports.ready()
                     reloader.open()
                     name = await signalled
                     self.state = "draining"
                     await reloader.close()
+                    self.reports.stopping()
                     log.event("info", "stopping", signal=name, sessions=worker.sessions)
                     await worker.stop(worker.plan.timeouts.drain)
                 finally:
                     await worker.stop(0.0)
         finally:
             await reloader.close()
+            self.reports.close()
             if admin is not None:
                 await admin.stop()
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -212,11 +231,8 @@ class _Service:
             return EX_OK
         if not isinstance(error, UNUSABLE):
             raise error
-        if self.plan.log.file is not None:
-            # Who starts it by hand looks here; a log on standard error says it there itself.
-            print(f"popproxy: {error}", file=sys.stderr)
-        self.log.event("error", "start_failed", detail=str(error))
-        return EX_CONFIG if isinstance(error, TlsConfigError) else EX_UNAVAILABLE
+        code = EX_CONFIG if isinstance(error, TlsConfigError) else EX_UNAVAILABLE
+        return failed(str(error), code, self.plan, self.log)
 
     async def _open(self, worker: Worker, admin: Admin | None) -> None:
         if admin is not None and self.plan.admin is not None:

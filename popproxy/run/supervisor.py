@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
+import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import astuple
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from popproxy import __version__
 from popproxy.config.load import Loaded
-from popproxy.config.plan import Plan
+from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.cells import Block
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import Shown, new_registry, render
@@ -35,6 +35,7 @@ from popproxy.run.process import (
     EX_OK,
     EX_UNAVAILABLE,
     LoopName,
+    failed,
     internal,
     loop_factory,
     open_admin,
@@ -43,6 +44,7 @@ from popproxy.run.process import (
 )  # fmt: skip
 from popproxy.run.reload import Again, Refused, Reloader
 from popproxy.run.slot import Done
+from popproxy.run.systemd import Reports, activated
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -65,16 +67,18 @@ def supervise(
         return EX_CONFIG
     raise_descriptor_limit()
     try:
+        given = activated(plan.listeners)
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            return runner.run(_serve(loaded, again, log, salt, loop, pace or Pace(), warnings))
+
+            async def run() -> int:
+                return await _Supervisor(loaded, again, log, salt, given, loop, pace or Pace()).run(warnings)
+
+            return runner.run(run())
+    except BindError as error:
+        # Of sockets that systemd opened; others are told where they are opened.
+        return failed(str(error), EX_UNAVAILABLE, plan, log)
     finally:
         log.close()
-
-
-async def _serve(
-    loaded: Loaded, again: Again, log: EventLog, salt: bytes, loop: LoopName, pace: Pace, warnings: Sequence[str]
-) -> int:
-    return await _Supervisor(loaded, again, log, salt, loop, pace).run(warnings)
 
 
 class _Supervisor:
@@ -82,7 +86,14 @@ class _Supervisor:
     are."""
 
     def __init__(
-        self, loaded: Loaded, again: Again, log: EventLog, salt: bytes, loop: LoopName, pace: Pace
+        self,
+        loaded: Loaded,
+        again: Again,
+        log: EventLog,
+        salt: bytes,
+        given: Mapping[Bind, socket.socket],
+        loop: LoopName,
+        pace: Pace,
     ) -> None:
         self.state = "starting"
         self._loaded = loaded
@@ -95,8 +106,10 @@ class _Supervisor:
         self._merger = Merger()
         self._blocks: list[Block] = []
         self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
-        self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics)
-        self._crew = Crew(self._force(loaded.plan, 1), Addresses(loaded.plan.workers), log, self._merger, loop, pace)
+        self._reports = Reports(self.status, lambda: self._crew.heard())
+        self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics, self._reports.reloading)
+        addresses = Addresses(loaded.plan.workers, given)
+        self._crew = Crew(self._force(loaded.plan, 1), addresses, log, self._merger, loop, pace)
         self._signalled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -130,11 +143,13 @@ class _Supervisor:
             try:
                 code = await self._start(admin)
                 if code == EX_OK:
+                    self._reports.ready()
                     self._reloader.open()
                     name = await self._signalled
                     self.state = "draining"
                     await self._reloader.close()
                     self._metrics.draining(True)
+                    self._reports.stopping()
                     log.event("info", "stopping", signal=name, sessions=self._sessions)
             finally:
                 self.state = self.state or "draining"
@@ -143,6 +158,7 @@ class _Supervisor:
                 crew.stop(deadline)
                 await crew.ended(deadline + _LATE_SECONDS)
         finally:
+            self._reports.close()
             for task in self._tasks:
                 task.cancel()
             if admin is not None:
@@ -163,11 +179,8 @@ class _Supervisor:
             self.state = ""
             self._log.event("info", "started", seconds=round(time.monotonic() - self._began, 3))
             return EX_OK
-        if self._loaded.plan.log.file is not None:
-            # Who starts it by hand looks here; a log on standard error says it there itself.
-            print(f"popproxy: {done.text}", file=sys.stderr)
-        self._log.event("error", "start_failed", detail=done.text)
-        return EX_UNAVAILABLE if done.code is None else done.code
+        code = EX_UNAVAILABLE if done.code is None else done.code
+        return failed(done.text, code, self._reloader.plan, self._log)
 
     async def _open(self, admin: Admin | None) -> Done:
         plan = self._loaded.plan

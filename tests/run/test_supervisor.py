@@ -7,16 +7,16 @@ import random
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.net.test_pump import CHUNK, HEAD, large, take
 from tests.net.upstream import Upstream, answering
+from tests.run.load import load
 from tests.run.process import PATIENCE, get, lines, program
-from tests.run.workers import Workers, config, free, gone, workers
+from tests.run.workers import config, free, gone, workers
 from tests.wireclient import WireClient
 
 loops = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -66,46 +66,6 @@ def test_all_workers_serve_and_end_together(loop: str, tmp_path: Path) -> None:
     life = ["starting", "started", "stopping", "stopped"]
     assert [line["event"] for line in ours.events("") if line["event"] in life] == life
     assert not ours.events("internal_error") and "Traceback" not in ours.process.err.read_text()
-
-
-@contextmanager
-def load(ours: Workers, threads: int) -> Iterator[tuple[list[int], list[int], list[str]]]:
-    """Clients without end: the ports of those who were served, of those who lost their session, and what is wrong."""
-    served: list[int] = []
-    lost: list[int] = []
-    wrong: list[str] = []
-    stop = threading.Event()
-
-    def once() -> None:
-        greeted = False
-        client = WireClient(ours.address, timeout=PATIENCE, greet=False)
-        port = client.socket.getsockname()[1]
-        try:
-            with client:
-                greeted = client.read_line().startswith(b"+OK")
-                replies = [client.user_pass(b"alice", b"secret"), client.single(b"STAT"), client.single(b"QUIT")]
-                if not all(reply.startswith(b"+OK") for reply in replies):
-                    wrong.append(f"{port}: {replies}")
-                served.append(port)
-        except (EOFError, ConnectionError):
-            # It was accepted by a worker that is dead now, greeted or not.
-            lost.append(port)
-        except Exception as error:
-            wrong.append(f"{port}, greeted {greeted}: {error!r}")
-
-    def run() -> None:
-        while not stop.is_set():
-            once()
-
-    running = [threading.Thread(target=run) for _ in range(threads)]
-    for thread in running:
-        thread.start()
-    try:
-        yield served, lost, wrong
-    finally:
-        stop.set()
-        for thread in running:
-            thread.join(PATIENCE)
 
 
 def test_twenty_kills_under_load(tmp_path: Path) -> None:
