@@ -62,12 +62,15 @@ class Child:
 
     def __init__(self, slot: int, loop: str, beat: float = BEAT) -> None:
         self.slot = slot
+        self.pid = 0
+        """Its process id; 0 before it has one."""
         self.sessions = 0
         self.generation = 0
         self.heard = monotonic()
         self.gone = asyncio.Event()
         self.busy = 0
         """Orders it has not obeyed yet."""
+        self._over = False
         self._numbers = itertools.count(1)
         self._open: dict[int, asyncio.Future[Message | None]] = {}
         mine, theirs = pair()
@@ -83,12 +86,8 @@ class Child:
             await asyncio.to_thread(_launch, self._process)
         finally:
             self._theirs.close()
+        self.pid = self._process.pid or 0
         self.heard = monotonic()
-
-    @property
-    def pid(self) -> int:
-        """Its process id; 0 before it has one."""
-        return self._process.pid or 0
 
     def tell(self, *message: Any) -> None:
         """Send what needs no answer."""
@@ -137,21 +136,25 @@ class Child:
     def kill(self) -> None:
         """End it at once."""
         # A process that has ended keeps its number until the fork server has told us: nobody else is hit.
-        if self._process.pid is not None and self._process.exitcode is None:
+        if self.pid and not self._over and self._process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     async def ended(self) -> Death:
         """Wait until the process is no more, killing it when it takes too long. ``gone`` is set."""
         self._lost()
         self._channel.close()
-        if self._process.pid is None:
+        if not self.pid:
             return Death("", None)
         for patience in (_END_SECONDS, _END_SECONDS):
             if await _readable(self._process.sentinel, patience):
                 break
             self.kill()
         status = self._process.exitcode
+        if status is not None:
+            # Its two descriptors go now, not with the garbage.
+            self._over = True
+            self._process.close()
         if status is None or status == _UNKNOWN:
             return Death("", None)
         return Death(signal.Signals(-status).name, None) if status < 0 else Death("", status)

@@ -24,6 +24,7 @@ from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import Shown, new_registry, render
 from popproxy.metrics.merge import Merger
 from popproxy.net.listener import BindError
+from popproxy.net.tls import TlsConfigError
 from popproxy.run.addresses import Addresses
 from popproxy.run.admin import Admin
 from popproxy.run.crew import Crew, Force, Pace
@@ -188,9 +189,9 @@ class _Supervisor:
             if admin is not None and plan.admin is not None:
                 await open_admin(admin, plan.admin, self._log)
             return await self._crew.start()
-        except OSError as error:
-            return Done(EX_UNAVAILABLE, None, str(error))
-        except BindError as error:
+        except TlsConfigError as error:
+            return Done(EX_CONFIG, None, str(error))
+        except (BindError, OSError) as error:
             return Done(EX_UNAVAILABLE, None, str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

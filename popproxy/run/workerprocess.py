@@ -133,6 +133,9 @@ class _Process:
         if self._log is not None:
             internal(self._log, context)
 
+    def _fault(self, error: Exception) -> None:
+        self._internal(self._loop, {"exception": error})
+
     def _beat(self) -> None:
         worker = self._worker
         self._channel.send(("beat", worker.sessions if worker is not None else 0, self._number))
@@ -167,8 +170,13 @@ class _Process:
         if self._worker is None:
             self._channel.send(("answer", number, 503, None, "it is not ready yet"))
             return
-        said = await asked(self._worker.desk, self._slot, question, arguments)
-        self._channel.send(("answer", number, said.status, said.value, said.error))
+        try:
+            said = await asked(self._worker.desk, self._slot, question, arguments)
+            self._channel.send(("answer", number, said.status, said.value, said.error))
+        except Exception as error:
+            # A fault of whoever answers, or an answer that cannot travel: whoever asked does not wait for it.
+            self._fault(error)
+            self._channel.send(("answer", number, 500, None, f"worker {self._slot} failed: {type(error).__name__}"))
 
     async def _obey(
         self, sockets: list[socket.socket], number: int, what: str, arguments: Mapping[str, Any]
@@ -185,6 +193,10 @@ class _Process:
         except (BindError, PluginFailed, OSError, TlsConfigError) as error:
             code = EX_CONFIG if isinstance(error, TlsConfigError) else EX_UNAVAILABLE
             self._channel.send(("answer", number, code, None, str(error)))
+        except Exception as error:
+            self._fault(error)
+            told = f"internal error: {type(error).__name__}; the log says where"
+            self._channel.send(("answer", number, EX_UNAVAILABLE, None, told))
         else:
             self._channel.send(("answer", number, 0, None, ""))
         finally:

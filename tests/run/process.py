@@ -34,9 +34,9 @@ class Process:
         """The exit code."""
         return self.popen.wait(PATIENCE)
 
-    def until(self, condition: Callable[[], Any]) -> Any:
+    def until(self, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
         """What ``condition`` returns once it is true; AssertionError with what was printed when it never is."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + patience
         while not (value := condition()):
             told = self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
             assert time.monotonic() < end and self.popen.poll() is None, told

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import random
 import signal
 import socket
 import threading
+from base64 import b64decode, b64encode
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +79,7 @@ def test_twenty_kills_under_load(tmp_path: Path) -> None:
         Upstream(answering(STAT, BYE), quits=1 << 20) as upstream,
         workers(tmp_path, pace="settled=0.0", server=upstream.url) as ours,
     ):
-        before = ours.metrics()
+        before, open_before = ours.metrics(), ours.descriptors()
         with load(ours, 3) as (served, lost, wrong):
             for number in range(20):
                 enough = len(served) + 2
@@ -87,6 +91,7 @@ def test_twenty_kills_under_load(tmp_path: Path) -> None:
                     assert lower(before, after) == []
                     before = after
         assert wrong == [] and len(lost) <= 20 * 3
+        ours.process.until(lambda: ours.descriptors() == open_before)
         deaths = ours.events("worker_died")
         assert len(deaths) == 20 and {(line["signal"], line["status"]) for line in deaths} == {("SIGKILL", None)}
         metrics = ours.metrics()
@@ -263,4 +268,72 @@ def test_signals_to_the_workers_end_none(tmp_path: Path) -> None:
         with ours.client() as client:
             assert client.greeting == b"+OK ready\r\n"
         assert not ours.events("worker_died")
+        ours.end()
+
+
+def asked(path: Path, method: str, target: str, body: object = None) -> tuple[int, Any]:
+    """What the admin listener's Unix socket answers."""
+    connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
+    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.sock.settimeout(PATIENCE)
+    connection.sock.connect(str(path))
+    try:
+        connection.request(method, target, json.dumps(body or {}), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_the_administrator_sees_all_workers_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    with (
+        Upstream(answering(STAT)) as upstream,
+        workers(tmp_path, server=upstream.url, admin=f'["127.0.0.1:0", "unix:{path}"]') as ours,
+        ExitStack() as clients,
+    ):
+        held: dict[int, list[WireClient]] = {}
+        number = 0
+        while len(held) < 2:
+            client = clients.enter_context(ours.client())
+            assert client.user_pass(b"user%d" % number, b"secret").startswith(b"+OK")
+            (session,) = asked(path, "GET", f"/v1/sessions?user=user{number}")[1]["sessions"]
+            _, one = asked(path, "GET", f"/v1/sessions/{session['id']}")
+            held.setdefault(one["worker"], []).append(client)
+            number += 1
+            assert number < 100
+        status, told = asked(path, "GET", "/v1/sessions")
+        assert status == 200 and {each["user"] for each in told["sessions"]} == {f"user{n}" for n in range(number)}
+        assert asked(path, "POST", f"/v1/sessions/{session['id']}/kick", {"reason": "test"})[0] == 200
+        assert client.read_eof() == b""
+        status, told = asked(path, "GET", "/v1/status")
+        assert (status, told["state"], [each["up"] for each in told["workers"]]) == (200, "ready", [True, True])
+        assert {each["worker"]: each["pid"] for each in told["workers"]} == ours.pids()
+        assert asked(path, "POST", "/v1/reload")[0] == 200
+        # One that hangs is named, and the others answer.
+        ours.kill(1, signal.SIGSTOP)
+        status, told = asked(path, "GET", "/v1/sessions")
+        assert status == 200 and told["missing"] == [1]
+        ours.kill(1, signal.SIGCONT)
+        assert asked(path, "POST", "/v1/drain")[0] == 202
+        assert ours.process.wait() == 0
+    assert ours.events("stopping")[0]["signal"] == "admin" and not ours.events("internal_error")
+
+
+def test_users_who_do_not_exist_look_the_same_in_all_workers(tmp_path: Path) -> None:
+    """RFC 5802: the salt of a user is always the same; one that changes with the worker would say there is no user."""
+    (tmp_path / "users").write_text("alice:{PLAIN}secret\n")
+    tail = f'[[plugin]]\nuse = "auth_file"\npath = "{tmp_path}/users"\n'
+    first = b64encode(b"n,,n=nobody,r=rOprNGfwEbeRWgbNEkqO")
+    with workers(tmp_path, tail=tail) as ours:
+        salts, seen = set(), set()
+        for _ in range(100):
+            with ours.client() as client:
+                challenge = client.single(b"AUTH SCRAM-SHA-256 " + first)
+                assert challenge.startswith(b"+ "), challenge
+                salts.update(part for part in b64decode(challenge[2:]).split(b",") if part.startswith(b"s="))
+            seen = {line["worker"] for line in ours.events("session")}
+            if seen == {0, 1}:
+                break
+        assert seen == {0, 1} and len(salts) == 1
         ours.end()

@@ -24,7 +24,7 @@ from popproxy.net.listener import BindError
 from popproxy.run.fleet import Status
 from popproxy.run.systemd import Notify, Reports, activated
 from tests.run.process import PATIENCE, ROOT, Process
-from tests.run.workers import config
+from tests.run.workers import LONG, config
 from tests.wireclient import WireClient
 
 DEPLOY = ROOT / "deploy" / "systemd"
@@ -91,7 +91,7 @@ def test_systemd_hears_of_start_reload_and_end(several: bool, tmp_path: Path) ->
         manager(address) as heard,
         service(tmp_path, command, NOTIFY_SOCKET=address, WATCHDOG_USEC="600000") as process,
     ):
-        process.until(lambda: "READY=1" in heard.words())
+        process.until(lambda: "READY=1" in heard.words(), LONG)
         assert heard.words() == ["READY=1"]
         process.until(lambda: process.lines("started"))
         process.until(lambda: sum(text == "WATCHDOG=1" for _, text in heard.heard) >= 3)
@@ -177,7 +177,7 @@ def test_sockets_that_systemd_opened(several: bool, tmp_path: Path) -> None:
         process.until(lambda: "Listening on" in process.err.read_text())
         wanted, workers = {0, 1} if several else {None}, set()
         for _ in range(200):
-            with WireClient(("127.0.0.1", port), timeout=PATIENCE) as client:
+            with WireClient(("127.0.0.1", port), timeout=LONG) as client:
                 assert client.greeting == b"+OK ready\r\n"
                 client.single(b"QUIT")
             workers = {line.get("worker") for line in process.lines("session")}

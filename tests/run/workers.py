@@ -28,11 +28,14 @@ max_connections = 1000
 [upstream.main]
 servers = ["{server}"]
 [admin]
-bind = "127.0.0.1:0"
+bind = {admin}
 [log]
 format = "json"
 {log}
 """
+
+LONG = 60.0
+"""Seconds for three processes to start on a machine that has other things to do."""
 
 SUPERVISE = """
 import sys
@@ -56,6 +59,7 @@ def config(directory: Path, **given: object) -> Path:
         "greeting": "ready",
         "server": "pop3+clear://127.0.0.1:9",
         "tail": "",
+        "admin": '"127.0.0.1:0"',
         "log": "",
         **given,
     }
@@ -69,11 +73,12 @@ class Workers:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        process.until(lambda: process.lines("started"))
+        process.until(lambda: process.lines("started"), LONG)
         (line, *_) = process.lines("listening")
         host, _, port = line["address"].rpartition(":")
         self.address = (host, int(port))
-        (admin,) = process.lines("admin_listening")
+        process.until(lambda: process.lines("admin_listening"))
+        (admin, *_) = process.lines("admin_listening")
         self.admin = str(admin["address"])
 
     def pids(self) -> dict[int, int]:
@@ -100,6 +105,10 @@ class Workers:
         assert status == 200
         found = re.findall(r"^(popproxy_\S+?(?:\{.*\})?) (\S+)$", body.decode(), re.MULTILINE)
         return {name: float(value) for name, value in found}
+
+    def descriptors(self) -> int:
+        """How many the supervisor has open."""
+        return len(list(Path(f"/proc/{self.process.popen.pid}/fd").iterdir()))
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of one event."""
