@@ -7,14 +7,15 @@ all. Law: a supervisor never joins another program on its port, though SO_REUSEP
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from popproxy.config.plan import Bind
-from popproxy.net.listener import bind, bind_shared
+from popproxy.net.listener import BindError, bind, bind_beside, bind_shared
 from popproxy.net.sockets import Key, Place, place
 
 
@@ -47,13 +48,6 @@ class Addresses:
         """The sockets of one slot, in the order of ``binds``, which take() has seen. They stay this object's."""
         return [self._held[key][slot] for key in keys(binds)]
 
-    def names(self, binds: Sequence[Bind]) -> list[str]:
-        """``binds`` with the ports that those with port 0 got."""
-        return [
-            str(where if where.family == "unix" else replace(where, port=self._held[key][0].getsockname()[1]))
-            for where, key in zip(binds, keys(binds), strict=True)
-        ]
-
     def keep(self, binds: Sequence[Bind]) -> None:
         """Close what none of ``binds`` names."""
         for key in self._held.keys() - set(keys(binds)):
@@ -65,11 +59,27 @@ class Addresses:
 
     def _bound(self, where: Bind, key: Key) -> list[socket.socket]:
         if where.family == "inet":
-            return bind_shared(where, self._slots)
+            return self._inet(where)
         sock = bind(where)
         path = Path(where.path)
         self._files[key] = path, path.lstat().st_ino
         return [sock] * self._slots
+
+    def _inet(self, where: Bind) -> list[socket.socket]:
+        """New sockets, also where an address of ours overlaps: ``0.0.0.0`` for ``127.0.0.1``, one that will go."""
+        try:
+            return bind_shared(where, self._slots)
+        except BindError as error:
+            rival = where.port and any(_port(socks[0]) == where.port for socks in self._held.values())
+            if not rival or not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
+                raise
+        with contextlib.ExitStack() as undo:
+            sockets = []
+            for _ in range(self._slots):
+                # It listens when its worker does: until then clients go where they went before.
+                sockets.append(undo.enter_context(contextlib.closing(bind_beside(where))))
+            undo.pop_all()
+        return sockets
 
     def _close(self, key: Key) -> None:
         for sock in self._held.pop(key):
@@ -87,6 +97,11 @@ def keys(binds: Iterable[Bind]) -> list[Key]:
         seen[place(where)] += 1
         found.append((place(where), seen[place(where)]))
     return found
+
+
+def _port(sock: socket.socket) -> int:
+    """0 for a Unix socket."""
+    return 0 if sock.family == socket.AF_UNIX else int(sock.getsockname()[1])
 
 
 def _inode(path: Path) -> int:

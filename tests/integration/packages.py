@@ -58,6 +58,7 @@ INSTALLED: dict[str, tuple[str, ...]] = {
     "spamassassin": ("spamassassin",),
     "spamc": ("spamc",),
     "spamd": ("spamd",),
+    "systemd": ("systemd-analyze", "systemd-socket-activate", "systemd-sysusers", "systemd-tmpfiles"),
 }
 """Package: its programs, all of which must be there. A name in PATH, or a path; `*` globs, `|` means either."""
 

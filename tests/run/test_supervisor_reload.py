@@ -112,6 +112,10 @@ def test_addresses_come_and_go(tmp_path: Path) -> None:
             there.process, there.admin = ours.process, ours.admin
             there.address = ("127.0.0.1", int(other.rpartition(":")[2]))
             assert greetings(ours) == greetings(there) == {b"+OK both\r\n"}
+            # An address that overlaps the one it replaces.
+            config(tmp_path, bind=both.replace(other, other.replace("127.0.0.1", "0.0.0.0")), greeting="wide")
+            reload(ours)
+            assert greetings(ours) == greetings(there) == {b"+OK wide\r\n"}
             config(tmp_path, greeting="one")
             reload(ours)
             assert greetings(ours) == {b"+OK one\r\n"}
