@@ -7,7 +7,7 @@ never gives up: it waits longer each time, 30 s at most.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from popproxy.run.process import EX_UNAVAILABLE, LoopName
 from popproxy.run.restarts import LONGEST, SETTLED, Restarts
 from popproxy.run.slot import BEGIN_SECONDS, Child, Death, Done
 from popproxy.run.workerprocess import BEAT
+
+_STANDING_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class Crew:
         self._watch = watch
         self._loop_name = loop
         self._pace = pace
+        self.standing: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]] = tuple
+        """Questions that each worker is asked when it has come up: see run.admin.api.Api."""
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -167,6 +171,8 @@ class Crew:
             child = slot.child = Child(slot.number, self._loop_name, self._pace.beat)
             done = await self._begun(slot, child)
             if done.code == 0:
+                for question, arguments in list(self.standing()):
+                    await child.ask(question, arguments, _STANDING_SECONDS)
                 self._up(slot, child, began, not first.done())
                 began = monotonic()
                 if not first.done():

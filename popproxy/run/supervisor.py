@@ -217,7 +217,9 @@ class _Supervisor:
     def _api(self) -> Sequence[web.RouteDef]:
         from popproxy.run.admin.api import Api
 
-        return Api(self).routes()
+        api = Api(self)
+        self._crew.standing = api.standing
+        return api.routes()
 
     async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float = 2.0) -> list[Answer]:
         """See Fleet."""

@@ -48,6 +48,7 @@ class Admin:
         self._gather = gather
         self._render = render
         self._private = private
+        self._routes: Sequence[web.RouteDef] | None = None
         self._access: Access | None = None
         self._tls: Tls | None = None
         self._ready = ready
@@ -90,7 +91,9 @@ class Admin:
         public = [
             web.get("/metrics", self._metrics), web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)
         ]  # fmt: skip
-        private = self._private() if self._private is not None else ()
+        if self._routes is None:
+            self._routes = self._private() if self._private is not None else ()
+        private = self._routes
         opened: list[Server] = []
         try:
             for bind in binds:
