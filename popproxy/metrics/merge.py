@@ -94,6 +94,9 @@ class Merger:
         self._carried: _Metrics = {}
         self._live: dict[int, _Metrics] = {}
         self._slots: set[int] = set()
+        self._born: dict[int, float | None] = {}
+        self._buried: dict[int, float | None] = {}
+        """When the processes began that live in a slot, and that died in it last: their names."""
         families = Families()
         self._up = families.gauges["worker_up"]
         self._asked = families.gauges["worker_scrape_ok"]
@@ -117,14 +120,17 @@ class Merger:
     def snapshot(self, slot: int, blocks: Iterable[Block]) -> None:
         """The worker answered, with what WorkerMetrics.snapshot() gives (tuples or lists).
 
-        Answers of one worker may come in any order: a counter keeps the highest. An answer of a slot that has died
-        and not been restarted came too late and is left out.
+        Answers of one worker may come in any order: a counter keeps the highest. An answer of a worker that has died
+        came too late and is left out, also when its successor runs already: ``process_start_time_seconds`` tells whose
+        it is.
         """
         if slot not in self._live:
             if slot in self._slots:
                 return
             self.started(slot)
         taken = _taken(blocks)
+        if not self._lives(slot, taken.get("process_start_time_seconds")):
+            return
         for name, before in self._live[slot].items():
             now = taken.get(name)
             if before.kind == "gauge":
@@ -136,6 +142,21 @@ class Merger:
         self._live[slot] = taken
         self._asked.bind(str(slot))[0] = 1
 
+    def _lives(self, slot: int, told: _Held | None) -> bool:
+        """Whether an answer is of the worker that lives in the slot. One that nobody has heard of before may have died
+        unheard, and its answer have come first: then the younger one is its successor."""
+        born = None if told is None else told.series.get(())
+        if not isinstance(born, float):
+            return True
+        known = self._born.get(slot)
+        if born == self._buried.get(slot) or (known is not None and born < known):
+            return False
+        if known is not None and born > known:
+            self._bury(slot)
+            self._live[slot] = {}
+        self._born[slot] = born
+        return True
+
     def mute(self, slot: int) -> None:
         """The worker did not answer in time: what it said last goes on to count."""
         if slot in self._live:
@@ -143,12 +164,17 @@ class Merger:
 
     def died(self, slot: int) -> None:
         """The worker is gone: what it counted is kept for ever, its gauges are forgotten. May be repeated."""
-        for name, held in self._live.pop(slot, {}).items():
-            if held.kind != "gauge":
-                _fold(self._carried, name, held, _sum)
+        self._bury(slot)
         if slot in self._slots:
             self._up.bind(str(slot))[0] = 0
             self._asked.bind(str(slot))[0] = 0
+
+    def _bury(self, slot: int) -> None:
+        if slot in self._born:
+            self._buried[slot] = self._born.pop(slot)
+        for name, held in self._live.pop(slot, {}).items():
+            if held.kind != "gauge":
+                _fold(self._carried, name, held, _sum)
 
     def removed(self, slot: int) -> None:
         """There is no such slot any more: fewer workers are configured. Its series end, what it counted stays."""

@@ -139,6 +139,42 @@ def test_the_last_word_of_a_dead_worker_comes_too_late() -> None:
     assert flat(merger.blocks())["c", ("a",)] == 5
 
 
+def born(when: float) -> Block:
+    return gauge("process_start_time_seconds", "min", when)
+
+
+def test_an_answer_of_the_dead_is_not_taken_for_its_successors() -> None:
+    """It was given in time, and handed on when another worker had kept its supervisor waiting."""
+    merger = Merger()
+    merger.snapshot(0, [counter("c", {("a",): 5}), born(100.0)])
+    merger.restarted(0)
+    merger.snapshot(0, [counter("c", {("a",): 6}), born(100.0)])
+    assert flat(merger.blocks())["c", ("a",)] == 5
+    merger.snapshot(0, [counter("c", {("a",): 1}), born(200.0)])
+    merger.snapshot(0, [counter("c", {("a",): 6}), born(100.0)])
+    assert flat(merger.blocks())["c", ("a",)] == 6
+    assert flat(merger.blocks())["process_start_time_seconds", ()] == 200.0
+
+
+def test_a_worker_that_died_unheard_is_told_from_its_successor() -> None:
+    merger = Merger()
+    merger.started(0)
+    merger.restarted(0)
+    merger.snapshot(0, [counter("c", {("a",): 5}), born(100.0)])
+    merger.snapshot(0, [counter("c", {("a",): 2}), born(200.0)])
+    merger.snapshot(0, [counter("c", {("a",): 5}), born(100.0)])
+    merger.snapshot(0, [counter("c", {("a",): 3}), born(200.0)])
+    assert flat(merger.blocks())["c", ("a",)] == 8
+
+
+def test_a_clock_that_was_set_back_hides_no_worker() -> None:
+    merger = Merger()
+    merger.snapshot(0, [counter("c", {("a",): 5}), born(200.0)])
+    merger.restarted(0)
+    merger.snapshot(0, [counter("c", {("a",): 2}), born(100.0)])
+    assert flat(merger.blocks())["c", ("a",)] == 7
+
+
 def test_a_removed_slot_is_seen_no_more_and_what_it_counted_stays() -> None:
     merger = Merger()
     for slot in (0, 1):
