@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -50,6 +51,8 @@ EXTRA = 'pip install "popproxy[otel]"'
 SCOPE = "popproxy"
 BATCH = 64
 """Sessions in one request at most."""
+PAUSE = 0.0005
+"""Seconds between the spans of two sessions: making some takes as long, and sessions want the interpreter, too."""
 _FAULTS = frozenset({"upstream_eof", "upstream_error", "upstream_timeout", "protocol_error", "tls", "internal_error"})
 """Reasons of an end that somebody should look into."""
 _RESULTS = ("exported", "failed", "dropped")
@@ -339,6 +342,7 @@ class Kiln:
             if record.bad:
                 root.set_status(trace.StatusCode.ERROR)
             root.end(record.end)
+            time.sleep(PAUSE)
         made = self._made.copy()
         self._made.clear()
         return made
