@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; ``argv`` without the program's name, None for the process's own. Returns the exit code."""
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser().parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EX_USAGE
     run: Callable[[argparse.Namespace], int] = arguments.run
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
     parser = _Parser(
         prog="popproxy",
         description="A POP3 proxy and filter middleware: TLS, plugins and metrics in front of any POP3 server.",

@@ -10,7 +10,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,14 +119,37 @@ class Client:
             return told
         raise Unanswered(faults)
 
+    def ticks(self) -> Iterator[dict[str, Any]]:
+        """What /v1/events tells, once a second, for ever. Raises Unanswered, also when it ends; Refused."""
+        if self._found is None:
+            self.get("/v1/status")
+        place = self._found or self.places[0]
+        connection = self._connection(place)
+        try:
+            connection.connect()
+            connection.request("GET", "/v1/events", headers={**self._headers(place), "Accept": "text/event-stream"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise Refused(place, response.status, _object(response.read(_MOST)))
+            while line := response.readline(_MOST):
+                if line.startswith(b"data: "):
+                    yield _object(line.removeprefix(b"data: "))
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered([(place, _why(error))]) from error
+        finally:
+            connection.close()
+        raise Unanswered([(place, "it has ended")])
+
+    def _headers(self, place: Place) -> dict[str, str]:
+        """Who asks. On a Unix socket nobody has to say."""
+        return {} if self.token is None or place.path is not None else {"Authorization": f"Bearer {self.token}"}
+
     def _exchange(
         self, place: Place, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
     ) -> tuple[int, Any]:
-        headers = {"Accept": "application/json"}
+        headers = {**self._headers(place), "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if self.token is not None and place.path is None:
-            headers["Authorization"] = f"Bearer {self.token}"
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         return response.status, json.loads(response.read(_MOST))
@@ -137,6 +160,14 @@ class Client:
         if place.context is not None:
             return http.client.HTTPSConnection(place.host, place.port, timeout=self.seconds, context=place.context)
         return http.client.HTTPConnection(place.host, place.port, timeout=self.seconds)
+
+
+def _object(octets: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(octets)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _why(error: Exception) -> str:

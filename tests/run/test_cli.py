@@ -63,7 +63,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = (
-        "import sys, popproxy.run.cli as cli; cli._parser().format_help(); "
+        "import sys, popproxy.run.cli as cli; cli.parser().format_help(); "
         "print([name for name in sys.modules if name.split('.')[0] in sys.argv[1:]], "
         "len([name for name in sys.modules if name.startswith('popproxy')]))"
     )

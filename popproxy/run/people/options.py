@@ -1,4 +1,4 @@
-"""The options of who, kick, upstreams, reload, drain and status. What they do is imported when they do it."""
+"""The options of who, kick, top, upstreams, reload, drain and status. What they do is imported when they do it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def add(parsers: Parsers) -> None:
     """Add all of them."""
     _add_who(parsers)
     _add_kick(parsers)
+    _add_top(parsers)
     _add_upstreams(parsers)
     _add_reload(parsers)
     _add_drain(parsers)
@@ -84,6 +85,22 @@ def _add_kick(parsers: Parsers) -> None:
     kick.add_argument("--reason", metavar="TEXT", help="why, for the log")
     _where(kick)
     kick.set_defaults(run=later("popproxy.run.people.who", "kick"))
+
+
+def _add_top(parsers: Parsers) -> None:
+    top = parsers.add_parser(
+        "top",
+        help="watch who moves how much",
+        description="Watch sessions, users, addresses and upstreams live. Without --once it needs the terminal screen: "
+        "pip install 'popproxy[tui]'.",
+        epilog=_ASKS,
+    )
+    top.add_argument("--once", action="store_true", help="print it once, as plain text")
+    top.add_argument("--by", choices=("octets", "messages", "failures"), default="octets", help="what counts most")
+    top.add_argument("--limit", metavar="N", type=_limit, default=10, help="rows of each list (default: %(default)s)")
+    top.add_argument("--every", metavar="TIME", default="2s", help="between two looks, like 5s (default: %(default)s)")
+    _where(top)
+    top.set_defaults(run=later("popproxy.run.people.top", "top"))
 
 
 def _add_upstreams(parsers: Parsers) -> None:

@@ -25,10 +25,7 @@ class Column:
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
     """A header and a line for each row, none longer than ``width`` where the columns' least widths allow that."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    kept = list(range(len(columns)))
-    sizes = [max([len(column.title), *(measure(row[i]) for row in cells)]) for i, column in enumerate(columns)]
-    if width is not None:
-        sizes, kept = _fitted(columns, sizes, kept, width)
+    sizes, kept = fitted(columns, cells, width)
     head = [column.title for column in columns]
     return [_line(columns, row, sizes, kept) for row in [head, *cells]]
 
@@ -53,11 +50,14 @@ def cut(text: str, size: int) -> str:
     return kept + "~"
 
 
-def _fitted(
-    columns: Sequence[Column], sizes: list[int], kept: list[int], width: int
+def fitted(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int | None
 ) -> tuple[list[int], list[int]]:
-    """Sizes and columns that fit: first long cells are cut, the longest most, then columns are left out."""
-    while True:
+    """The sizes of all columns, and which of them are shown, in ``width``: first long cells are cut, the longest most,
+    then columns are left out. ``cells`` are printable()."""
+    kept = list(range(len(columns)))
+    sizes = [max([len(column.title), *(measure(row[i]) for row in cells)]) for i, column in enumerate(columns)]
+    while width is not None:
         shrunk = list(sizes)
         over = sum(sizes[i] for i in kept) + len(_GAP) * (len(kept) - 1) - width
         while over > 0:
@@ -70,6 +70,7 @@ def _fitted(
         if over <= 0 or not spare:
             return shrunk, kept
         kept = [i for i in kept if i != spare[-1]]
+    return sizes, kept
 
 
 def _line(columns: Sequence[Column], row: Sequence[str], sizes: Sequence[int], kept: Sequence[int]) -> str:

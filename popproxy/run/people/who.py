@@ -25,13 +25,13 @@ SORTS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 """By what sessions can be sorted, beside their age: the most of it first, or in the order of letters."""
 
-_COLUMNS = (
+COLUMNS = (
     Column("SESSION"),
-    Column("USER", least=8),
-    Column("CLIENT", least=9),
-    Column("SERVER", least=8, optional=True),
+    Column("USER", least=14),
+    Column("CLIENT", least=11),
+    Column("SERVER", least=14, optional=True),
     Column("LISTENER", least=5, optional=True),
-    Column("PHASE", least=5),
+    Column("PHASE", least=7),
     Column("AGE", right=True),
     Column("IDLE", right=True),
     Column("MSGS", right=True),
@@ -87,13 +87,13 @@ def render(told: Mapping[str, Any], width: int | None) -> str:
     rows = told["sessions"]
     if not rows:
         return "no session\n"
-    made = table(_COLUMNS, map(_cells, rows), width)
+    made = table(COLUMNS, map(cells, rows), width)
     if told["matched"] > len(rows):
         made.append(f"{len(rows)} of {told['matched']} sessions; --limit 0 shows all")
     return lines(made)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     idle = row["idle"]
     return (
         row["id"],
