@@ -131,7 +131,8 @@ class _Service:
                 try:
                     if ready is not None and not signalled.done():
                         await ready(worker, admin)
-                    self.reports.ready()
+                    if not signalled.done():
+                        self.reports.ready()
                     reloader.open()
                     name = await signalled
                     self.state = "draining"

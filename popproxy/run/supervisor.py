@@ -144,7 +144,8 @@ class _Supervisor:
             try:
                 code = await self._start(admin)
                 if code == EX_OK:
-                    self._reports.ready()
+                    if not self._signalled.done():
+                        self._reports.ready()
                     self._reloader.open()
                     name = await self._signalled
                     self.state = "draining"

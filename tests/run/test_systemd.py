@@ -160,6 +160,34 @@ def test_without_systemd_or_when_it_is_gone_nothing_happens(tmp_path: Path, monk
         notify.close()
 
 
+SLOW = """
+import asyncio
+from popproxy.api import Plugin, PluginConfig
+
+class Slow(Plugin[PluginConfig]):
+    async def start(self, services):
+        services.log.info("begins")
+        await asyncio.sleep(60)
+
+    def stop(self):
+        open("stopped", "w").close()
+"""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_start_that_is_ended_was_never_ready(several: bool, tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    (tmp_path / "mine.py").write_text(SLOW)
+    path = config(tmp_path, workers=2 if several else 1, tail='[[plugin]]\nuse = "mine:Slow"\n')
+    command = [sys.executable, "-m", "popproxy", "serve", "--config", str(path)]
+    with manager(address) as heard, service(tmp_path, command, NOTIFY_SOCKET=address) as process:
+        process.until(lambda: process.lines("Slow.begins"), LONG)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        assert "READY=1" not in heard.words() and (tmp_path / "stopped").exists()
+    assert not process.lines("started") and not process.lines("worker_died")
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_sockets_that_systemd_opened(several: bool, tmp_path: Path) -> None:
     """The client that woke the service is served, and so are all after it; by name, whatever the config's port."""
