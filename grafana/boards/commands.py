@@ -5,6 +5,7 @@ from grafana.boards.panels import Column, Query, above, bars, heat, lines, rows,
 from grafana.boards.query import RATE, each, increase, quantile, quantile_shown, rate, share, total
 
 _TROUBLE = 'outcome=~"timeout|upstream_lost"'
+_ALL = increase("commands", by="verb")
 _NOT_OK = 'outcome!="ok"'
 _TALK = 'verb=~"STAT|LIST|UIDL"'
 
@@ -97,7 +98,7 @@ BOARD = Board(
                         Column("Commands", increase("commands", by="verb"), "none"),
                         Column(
                             "Not +OK",
-                            f"{increase('commands', _NOT_OK, 'verb')} / {increase('commands', by='verb')}",
+                            f"({increase('commands', _NOT_OK, 'verb')} or {_ALL} * 0) / {_ALL}",
                             "percentunit", above(0.05, 0.5),
                         ),
                         Column("p50", quantile_shown(0.5, "command_duration_seconds", "verb"), "s"),

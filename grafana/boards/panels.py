@@ -37,7 +37,8 @@ COLOURS: dict[str, str] = {
     "ham": GREEN, "rewrite": ORANGE,
     "bad_credentials": YELLOW, "err": YELLOW, "negative": YELLOW, "modify": BLUE, "audit": BLUE, "audited": BLUE,
     "rate_limited": "dark-purple", "policy": PURPLE, "deny": PURPLE, "denied": PURPLE, "spam": PURPLE, "in_use": BLUE,
-    "malformed": ORANGE, "tls_required": ORANGE, "aborted": GREY, "client_eof": BLUE, "fail_closed": ORANGE,
+    "malformed": ORANGE, "tls_required": ORANGE, "aborted": GREY, "skipped": GREY, "client_eof": BLUE,
+    "fail_closed": ORANGE,
     "tempfail": RED, "timeout": RED, "upstream_lost": RED, "error": RED, "fail": RED, "down": RED, "fail_open": RED,
 }  # fmt: skip
 """Words of the enums that have the same colour on every board: what went well, was refused, was our trouble."""
@@ -210,7 +211,7 @@ def bars(
     marks: Marks = CALM,
     none: str = "none",
 ) -> dashboard.Panel:
-    """A bar for each series that is not 0, of the whole time that the board shows."""
+    """A bar for each series that is not 0, the longest first, of the whole time that the board shows."""
     options = bargauge.Options(
         display_mode=common.BarGaugeDisplayMode.BASIC,
         value_mode=common.BarGaugeValueMode.TEXT,
@@ -225,7 +226,7 @@ def bars(
         legend=common.VizLegendOptions(show_legend=False),
     )
     if not isinstance(query, LogQuery):
-        query = Query(f"{query.expr} > 0", query.legend)
+        query = Query(f"sort_desc({query.expr}) > 0", query.legend)
     found = _panel("bargauge", title, description, unit, query, w, h, marks, None, options, none, instant=True)
     _defaults(found).color = dashboard.FieldColor(mode=dashboard.FieldColorModeId.THRESHOLDS)
     _defaults(found).min_val = _defaults(found).decimals = 0

@@ -123,8 +123,8 @@ BOARD = Board(
                     "Scans by result",
                     "What scanners found. error: the scanner does not answer, and mail goes on by the plugin's fail "
                     "mode: look at rspamd or spamd. too_big and skipped were not scanned.",
-                    "ops", Query(each("scanner_results", "scanner, result"), "{{scanner}} {{result}}"),
-                    w=12, none="no scanners",
+                    "ops", Query(each("scanner_results", "result"), "{{result}}"),
+                    w=12, stacked=True, none="no scanners",
                 ),
                 lines(
                     "Scans that failed",
