@@ -192,7 +192,8 @@ class Transcriber:
         self._session = session
         self._tell = tell
         self._said = Secrets()
-        self._named = session.user is not None
+        # Who comes later does not know whether a name was given before.
+        self._named = session.phase is not Phase.GREETING
         self._authenticating = False
         # A secret that was said before is not known, and the answer to it is on its way.
         self._late = session.phase is Phase.LOGGING_IN

@@ -11,6 +11,7 @@ from popproxy.run.admin.bans import BanRoutes
 from popproxy.run.admin.events import EventRoutes
 from popproxy.run.admin.process import ProcessRoutes
 from popproxy.run.admin.sessions import SessionRoutes
+from popproxy.run.admin.tap import TapRoutes
 from popproxy.run.admin.top import TopRoutes
 from popproxy.run.admin.upstreams import UpstreamRoutes
 from popproxy.run.fleet import Fleet
@@ -28,6 +29,7 @@ class Api:
             EventRoutes(fleet),
             BanRoutes(fleet),
             ProcessRoutes(fleet),
+            TapRoutes(fleet),
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
