@@ -193,7 +193,7 @@ class Transcriber:
         self._tell = tell
         self._said = Secrets()
         # Who comes later does not know whether a name was given before.
-        self._named = session.phase is not Phase.GREETING
+        self._named = session.octets_in > 0
         self._authenticating = False
         # A secret that was said before is not known, and the answer to it is on its way.
         self._late = session.phase is Phase.LOGGING_IN

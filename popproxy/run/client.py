@@ -88,6 +88,32 @@ class Client:
         """What POST answers to ``said``. Raises Unanswered, Refused."""
         return self.ask("POST", path, {}, said)
 
+    def follow(self, path: str, **query: object) -> Iterator[Any]:
+        """The JSON lines of an answer that goes on, as they come. Empty ones show that somebody is still there.
+        Raises Unanswered, also when it breaks off, and Refused."""
+        whole = f"{path}?{urlencode(query, errors=_ODD)}"
+        faults: list[tuple[Place, str]] = []
+        for place in self.places:
+            connection = self._connection(place)
+            try:
+                connection.connect()
+                connection.request("GET", whole, headers=self._headers(place))
+                response = connection.getresponse()
+                if response.status >= 300:
+                    told = json.loads(response.read(_MOST))
+                    raise Refused(place, response.status, told if isinstance(told, dict) else {})
+                while line := response.readline():
+                    if line.strip():
+                        yield json.loads(line)
+                return
+            except (ValueError, http.client.HTTPException) as error:
+                raise Unanswered([(place, "it broke off")]) from error
+            except OSError as error:
+                faults.append((place, _why(error)))
+            finally:
+                connection.close()
+        raise Unanswered(faults)
+
     def ask(
         self, method: str, path: str, query: Mapping[str, object], said: Mapping[str, object] | None = None
     ) -> Any:

@@ -89,6 +89,7 @@ _WORDS = {
     401: "On a TCP port: neither token nor client certificate.",
     403: "On a TCP port: not for this name, or not for pages from elsewhere.",
     404: "There is no such thing.",
+    409: "Others look on already, as many as may.",
     413: "The body is too large.",
     415: "On a TCP port: a change that a form could have asked for.",
     422: "The new config cannot be used; nothing has changed.",
@@ -177,6 +178,17 @@ PATHS: dict[str, dict[str, Schema]] = {
         "get": operation(
             "events", "A stream of server-sent events: one tick a second, its data is JSON.", text(),
             content="text/event-stream",
+        ),
+    },
+    "/v1/tap": {
+        "get": operation(
+            "tap", "The transcript of sessions as it comes, without secrets: a JSON object on each line, without end.",
+            ref("Line"), 404, 409, content="application/x-ndjson",
+            parameters=[
+                query("user", _WORD, "Sessions of this user; may be a glob. One of user, session, ip must be there."),
+                query("session", _WORD, "This session; its end is the end of the answer."),
+                query("ip", _WORD, "Sessions of this address or network."),
+            ],
         ),
     },
     "/v1/upstreams": {

@@ -98,6 +98,23 @@ _EVENT = table(
 )  # fmt: skip
 
 SCHEMAS: dict[str, Schema] = {
+    "Line": {
+        "type": "object",
+        "description": "A line of a transcript; or, with dropped, how many came too fast and are lost.",
+        "properties": {
+            "time": text("ISO 8601, UTC."),
+            "worker": count(),
+            "session": text(),
+            "mark": {
+                "type": "string",
+                "enum": ["C>", "<S", "U>", "<U", "--"],
+                "description": "The client said, was told; said upstream, came from there; what happened.",
+            },
+            "text": text("Printable ASCII."),
+            "dropped": count(),
+        },
+        "required": ["time", "worker"],
+    },
     "Error": table("What is wrong, and what to write instead.", error=text()),
     "Session": table("", **_SESSION),
     "SessionDetails": table(

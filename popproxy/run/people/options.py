@@ -28,6 +28,7 @@ def add(parsers: Parsers) -> None:
     _add_reload(parsers)
     _add_drain(parsers)
     _add_status(parsers)
+    _add_tap(parsers)
 
 
 def _where(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +170,22 @@ def _add_status(parsers: Parsers) -> None:
     )
     _where(status)
     status.set_defaults(run=later("popproxy.run.people.process", "status"))
+
+
+def _add_tap(parsers: Parsers) -> None:
+    tap = parsers.add_parser(
+        "tap",
+        help="look on at sessions as they talk, without their secrets",
+        description="Print what clients and mail servers say as they say it, until Ctrl-C or the end of the session. "
+        "Passwords and all else that is secret are told by what they are, messages by their size. C> is the client, <S "
+        "what it is told, U> what is said to the mail server, <U what comes from there, -- what happened.",
+        epilog=_ASKS,
+    )
+    tap.add_argument("--user", metavar="U", help="sessions of this user, also later ones; may be a glob")
+    tap.add_argument("--session", metavar="ID", help="this one, as `popproxy who` shows it")
+    tap.add_argument("--ip", metavar="A", help="sessions of this address or network, also later ones")
+    _where(tap)
+    tap.set_defaults(run=later("popproxy.run.people.tap", "tap"))
 
 
 def _limit(text: str) -> int:
