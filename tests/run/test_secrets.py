@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from popproxy.run.client import UnixConnection
 from tests.net.tlspeers import CERTIFICATE
 from tests.run.leaking import PASSWORD, USER, Told, before_stls, coded, echo, type_everywhere
-from tests.run.process import ROOT, Process, get, script
+from tests.run.process import PATIENCE, ROOT, Process, get, script
 from tests.wireclient import WireClient
 
 CONFIG = """
@@ -221,7 +222,10 @@ def where(process: Process, journal: Journal, form: str) -> list[tuple[str, int]
             line.partition(" address=")[2].split()[0] for line in text.splitlines() if " admin_listening " in line
         ]
 
-    process.until(lambda: len(found()) == 4)
+    end = time.monotonic() + 4 * PATIENCE
+    while len(found()) != 4:
+        assert time.monotonic() < end and process.popen.poll() is None, process.err.read_text()
+        time.sleep(0.05)
     pairs = [address.rpartition(":") for address in found() if not address.startswith("unix:")]
     return [(host, int(port)) for host, _, port in pairs]
 
