@@ -13,6 +13,7 @@ from tests.net.running import forms
 from tests.wireclient import WireClient
 
 USER, PASSWORD = b"alice", b"Open-Sesame-The-Right-One"
+NAMES = ("a second USER", "a second word of USER")
 CAPABILITIES = b"+OK\r\nUSER\r\nUIDL\r\nTOP\r\nPIPELINING\r\nSASL PLAIN LOGIN OAUTHBEARER XOAUTH2\r\n.\r\n"
 
 
@@ -34,11 +35,13 @@ class Told:
         return self.secret(where).encode()
 
     def found(self, outputs: Mapping[str, bytes]) -> list[str]:
-        """Which secret stands in which output, in the clear, quoted, in hex or in base64."""
+        """Which secret stands in which output, in the clear, quoted, in hex or in base64. What was typed as a name is
+        one, and administrators are told names."""
         return [
             f"{where!r} stands in {name}"
             for name, text in outputs.items()
             for secret, where in self.where.items()
+            if not (where in NAMES and name.startswith("GET /v1/"))
             for form in {*forms(secret), secret.hex().encode(), secret.lower(), secret.upper()}
             if form in text
         ]
