@@ -8,6 +8,7 @@ plugin can speak for the house.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -18,6 +19,8 @@ class Event:
     level: str
     meaning: str
     fields: tuple[str, ...]
+    also: str = ""
+    """Another level that it may have."""
 
 
 FIELDS: dict[str, tuple[str, str]] = {
@@ -72,6 +75,8 @@ FIELDS: dict[str, tuple[str, str]] = {
 """Name: JSON type and meaning."""
 
 _WHO = ("session", "listener", "client", "client_port")
+_NOTED = (*_WHO, "user", "upstream", "server")
+"""Fields of every line that a session writes itself."""
 
 EVENTS: dict[str, Event] = {
     "starting": Event("info", "The process begins to work.", ("version", "pid", "config", "hash")),
@@ -124,12 +129,12 @@ EVENTS: dict[str, Event] = {
     "login_failed": Event(
         "info",
         "A login was refused. `client` and `reason` are what fail2ban needs.",
-        (*_WHO, "user", "mechanism", "upstream", "code", "reason", "detail"),
+        (*_NOTED, "mechanism", "code", "reason", "detail"),
     ),
     "login_held": Event(
         "info",
         "A plugin lets a login wait before it goes on.",
-        (*_WHO, "user", "mechanism", "seconds", "reason"),
+        (*_NOTED, "mechanism", "seconds", "reason"),
     ),
     "session": Event(
         "info",
@@ -140,13 +145,13 @@ EVENTS: dict[str, Event] = {
         ),
     ),
     "upstream_failed": Event(
-        "error", "A session had trouble with its upstream.", (*_WHO, "user", "upstream", "server", "kind", "detail")
+        "error", "A session had trouble with its upstream.", (*_NOTED, "kind", "detail"), "warning"
     ),
     "upstream_retry": Event(
         "warning",
         "A server failed, and the login went on to another one. Where no connection could be made `server` is null and "
         "`detail` names each that was tried.",
-        (*_WHO, "user", "upstream", "server", "kind", "detail"),
+        (*_NOTED, "kind", "detail"),
     ),
     "upstream_down": Event("error", "A server is out of rotation.", ("upstream", "server", "kind", "detail")),
     "upstream_up": Event("info", "A server is back in rotation.", ("upstream", "server", "seconds")),
@@ -156,7 +161,7 @@ EVENTS: dict[str, Event] = {
     ),
     "store_up": Event("info", "The store answers again, `seconds` later.", ("store", "seconds")),
     "plugin_error": Event(
-        "error", "A hook raised, hung or lied.", (*_WHO, "user", "plugin", "hook", "action", "error", "detail")
+        "error", "A hook raised, hung or lied.", (*_NOTED, "plugin", "hook", "action", "error", "detail")
     ),
     "worker_started": Event(
         "info", "A worker serves, for the first time or in place of one that died.", ("slot", "pid", "seconds")
@@ -166,13 +171,65 @@ EVENTS: dict[str, Event] = {
         "it ended.", ("slot", "pid", "signal", "status", "sessions", "seconds", "detail"),
     ),
     "internal_error": Event("error", "A fault of popproxy itself; please report it.", (*_WHO, "error", "where")),
-    "library": Event("warning", "A library had something to say.", ("logger", "detail", "error", "where")),
+    "library": Event("warning", "A library had something to say.", ("logger", "detail", "error", "where"), "error"),
     "log_dropped": Event("warning", "Lines were lost: nobody read the log fast enough.", ("count", "detail")),
     "log_failed": Event(
         "error", "The log file cannot be opened again and the old one is kept, or there is no journal.", ("detail",)
     ),
 }  # fmt: skip
 """The events of the house by name."""
+
+PLUGIN_FIELDS: dict[str, tuple[str, str]] = {
+    "delay": ("number", "seconds that the login would have waited"),
+    "limit": ("string", "name of the limit"),
+    "names": ("integer", "different user names"),
+    "network": ("string", "the network, or the address as one"),
+    "of": ("integer", "how much the limit allows"),
+    "pairs": ("integer", "different pairs of name and password"),
+    "passwords": ("integer", "different passwords"),
+    "point": ("string", "what was done or refused: the hook or the command"),
+    "result": ("string", "the judgement in one word"),
+    "rule": ("string", "name of the rule"),
+    "status": ("integer", "HTTP status of the answer"),
+    "times": ("integer", "how often, this time included"),
+    "used": ("integer", "how much of it was used"),
+    "why": ("string", "the reason in one word, or null"),
+}
+"""Fields of plugins' lines beside those of FIELDS."""
+
+_THEIRS = ("session", "client", "user")
+_BAN = ("network", "kind", "client", "seconds", "times", "pairs", "names", "passwords")
+
+PLUGINS: dict[str, Event] = {
+    "auth_http.bad_reply": Event(
+        "error", "What a back end answered cannot be used.", ("server", "status", "session", "detail")
+    ),
+    "auth_http.server_failed": Event(
+        "warning", "A back end did not answer; another one is asked.", ("server", "detail")
+    ),
+    "brute_force.audited": Event(
+        "info", "A login would have been refused or held.", (*_THEIRS, "result", "delay", "why")
+    ),
+    "brute_force.banned": Event("warning", "An address or a network is banned.", _BAN),
+    "brute_force.would_ban": Event("warning", "The same in audit mode: nobody is banned.", _BAN),
+    "brute_force.guessed": Event(
+        "warning", "Where a user is known many of its passwords were wrong.", ("network", "client", "passwords")
+    ),
+    "brute_force.store_failed": Event("error", "The store does not answer; the fail mode decides.", ("detail",)),
+    "brute_force.store_back": Event("info", "It answers again.", ()),
+    "otel.not_exported": Event("warning", "Spans could not be sent to the collector.", ("error",)),
+    "policy.denied": Event("info", "A rule has refused something.", (*_THEIRS, "rule", "point", "action", "code")),
+    "policy.applied": Event("info", "A rule has changed something.", (*_THEIRS, "rule", "point", "action", "code")),
+    "policy.audit": Event("info", "An audited rule would have done it.", (*_THEIRS, "rule", "point", "action", "code")),
+    "policy.store_down": Event("warning", "The store does not answer; the fail mode decides.", ("detail",)),
+    "policy.store_back": Event("info", "It answers again.", ()),
+    "rate_limit.audited": Event("info", "An audited limit has no room.", (*_THEIRS, "limit", "used", "of")),
+    "rate_limit.store_failed": Event("error", "The store does not answer; the fail mode decides.", ("detail",)),
+    "rate_limit.store_back": Event("info", "It answers again.", ()),
+    "spam.not_scanned": Event("warning", "A message has no score.", ("session", "why", "detail")),
+    "spam.scanner_failed": Event("warning", "A scanner failed; another one is asked.", ("server", "why", "detail")),
+}
+"""Events of the plugins that come with popproxy, by plugin and name; a table of another name writes that instead."""
 
 USERS = ("user", "login")
 """Fields that hold a user name: shown plain, hashed or not at all."""
@@ -207,14 +264,41 @@ journalctl -t popproxy POPPROXY_SESSION=3f9a1c00002a                            
 """
 
 
+def _rows(events: dict[str, Event]) -> list[str]:
+    rows = []
+    for name, event in events.items():
+        fields = ", ".join(f"`{field}`" for field in event.fields)
+        level = f"{event.level} or {event.also}" if event.also else event.level
+        rows.append(f"| `{name}` | {level} | {event.meaning} | {fields} |")
+    return rows
+
+
+def strangers(line: Mapping[str, object]) -> list[str]:
+    """What the contract does not know of a line of the log: its event, its level, fields. Plugins that do not come with
+    popproxy have no contract here."""
+    name = str(line.get("event"))
+    event = EVENTS.get(name) or PLUGINS.get(name)
+    if event is None:
+        return [] if "plugin" in line and "." in name else [f"event {name}"]
+    found = [f"field {field}" for field in line if field not in (*_EVERYWHERE, *event.fields)]
+    if line.get("level") not in (event.level, event.also):
+        found.append(f"level {line.get('level')}")
+    return [f"{name}: {what}" for what in found]
+
+
+_EVERYWHERE = ("time", "level", "event", "worker", "plugin")
+
+
 def markdown() -> str:
     """``docs/logs.md``."""
     lines = [_HEAD, "## Events", "", "| event | level | meaning | fields |", "|---|---|---|---|"]
-    for name, event in EVENTS.items():
-        fields = ", ".join(f"`{field}`" for field in event.fields)
-        lines.append(f"| `{name}` | {event.level} | {event.meaning} | {fields} |")
+    lines += _rows(EVENTS)
     lines += ["", "## Fields", "", "| field | type | meaning |", "|---|---|---|"]
     lines += [f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in FIELDS.items()]
+    lines += ["", "## Plugins", "", "Those that come with popproxy write these, with `plugin` on each."]
+    lines += ["", "| event | level | meaning | fields |", "|---|---|---|---|", *_rows(PLUGINS)]
+    lines += ["", "| field | type | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in PLUGIN_FIELDS.items()]
     return "\n".join(lines) + "\n"
 
 
