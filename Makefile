@@ -5,7 +5,7 @@ JOBS ?= 4
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
 
-.PHONY: run test check unit bench boards coverage lock fuzz wheel clean
+.PHONY: run test check unit bench boards coverage lock fuzz image wheel clean
 
 run: .venv/run.stamp
 	$(BIN)/popproxy demo
@@ -45,6 +45,11 @@ boards: .venv/dev.stamp
 lock: .venv/dev.stamp
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 		--no-header --no-annotate --no-emit-index-url -o requirements.lock
+
+# A container image. Where none can be pulled: BASE=some/image with Python 3.11 or later, and what your builder needs.
+BASE ?= docker.io/library/python:3.13-slim-bookworm
+image:
+	buildah bud $(BUILDAH_ARGS) --ignorefile .containerignore --build-arg BASE=$(BASE) -t popproxy -f deploy/Containerfile .
 
 wheel: .venv/dev.stamp
 	$(BIN)/python -m pip wheel --no-deps -w dist .

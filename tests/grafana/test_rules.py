@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from popproxy.metrics.names import METRICS, Metric
+from popproxy.run.cli import _parser
 from tests.grafana.rules import RULES, RUNBOOKS, TESTS, alerts, matchers, names, recordings, rules, sources
 from tests.integration.conftest import Need
 from tests.integration.packages import program
@@ -18,6 +20,9 @@ from tests.integration.packages import program
 SUFFIXES = ("_total", "_bucket", "_sum", "_count", "")
 FOREIGN = {"up", "process_start_time_seconds", "process_open_fds", "process_max_fds"}
 """What the rules read and metrics/names.py does not have: Prometheus's own, and prometheus_client's."""
+
+COMING = ("tap", "top")
+"""Commands that are being made; as soon as they are there, what the runbooks say of them is looked at, too."""
 
 
 def promtool(*arguments: str) -> None:
@@ -92,6 +97,30 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
         assert (RUNBOOKS.parent / link).exists(), f"runbooks.md links to {link}"
     for word in re.findall(r"\bPopproxy[A-Za-z]+", text):
         assert word in headings, f"runbooks.md speaks of {word}"
+
+
+def commands() -> list[str]:
+    """What the runbooks have you type that begins with popproxy, in blocks and within the text."""
+    text = RUNBOOKS.read_text()
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) for line in block.splitlines()]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    inline = [" ".join(found.split()) for found in re.findall(r"`(popproxy [^`]+)`", prose)]
+    return sorted({line.partition("  #")[0].strip() for line in lines + inline if line.startswith("popproxy ")})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_each_command_of_the_runbooks_is_one(command: str) -> None:
+    """A runbook that is wrong is found out at night."""
+    words = shlex.split(command)[1:]
+    if words == ["--version"]:
+        return
+    try:
+        _parser().parse_args([words[0], "--help"])
+    except SystemExit as end:
+        if end.code:
+            assert words[0] in COMING, f"there is no command {words[0]}"
+            return
+    assert _parser().parse_args(words).run is not None
 
 
 def test_they_read_metrics_that_exist() -> None:
