@@ -128,10 +128,12 @@ def failed_logins(stage: Stage) -> None:
 
 
 def limited(stage: Stage) -> None:
-    """More logins than a limit allows."""
-    for _ in range(2):
+    """More logins than a limit allows; each worker counts for itself, and the kernel chooses it."""
+    for _ in range(40):
         with client(stage, "clear") as found:
             said = login(found, stage.accounts["limited"])
+        if not said.startswith(b"+OK"):
+            break
     assert said.startswith(b"-ERR [SYS/TEMP]"), said
 
 
