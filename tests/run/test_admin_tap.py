@@ -100,6 +100,7 @@ def test_sessions_of_all_workers_are_looked_at(upstream: SampleServer, tmp_path:
                 asked.until("session reason=quit")
                 assert {line["worker"] for line in asked.lines} == {number}
                 asked.lines.clear()
+        eventually(lambda: not any(proxy.worker.taps.open for proxy in proxies), "an end of the tap in all workers")
 
 
 @pytest.mark.parametrize(
