@@ -30,6 +30,7 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/local/sbin"])
 
 INSTALLED: dict[str, tuple[str, ...]] = {
+    "chromium": ("chromium",),
     "courier-authdaemon": ("/usr/lib/courier/courier-authlib/authdaemond",),
     "courier-authlib-userdb": ("userdbpw", "makeuserdb"),
     "courier-base": ("couriertcpd", "couriertls"),

@@ -1,4 +1,4 @@
-"""/v1: all that can be asked and changed over the admin listener."""
+"""All that can be asked and changed over the admin listener: /v1, and the page that shows some of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from popproxy.run.admin.bans import BanRoutes
 from popproxy.run.admin.events import EventRoutes
+from popproxy.run.admin.page import PageRoutes
 from popproxy.run.admin.process import ProcessRoutes
 from popproxy.run.admin.sessions import SessionRoutes
 from popproxy.run.admin.tap import TapRoutes
@@ -30,6 +31,7 @@ class Api:
             BanRoutes(fleet),
             ProcessRoutes(fleet),
             TapRoutes(fleet),
+            PageRoutes(),
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
