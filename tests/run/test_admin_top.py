@@ -14,7 +14,7 @@ from popproxy.net.desk import Desk
 from popproxy.net.desk.overheard import Overheard
 from popproxy.net.desk.recent import KEPT, Recent
 from popproxy.net.desk.top import WINDOW, Tops, subscriber
-from popproxy.run.admin.events import EventRoutes, Rates
+from popproxy.run.admin.events import EventRoutes, Rates, upstreams
 from popproxy.run.fleet import Answer
 from tests.net.running import PASSWORD, Proxy, Setup, eventually, sample
 from tests.run.office import Office, office, offices
@@ -244,3 +244,14 @@ def test_rates_of_a_worker_that_began_anew() -> None:
     assert rates.of([pulse(3.0, 120)])["commands"] == 10
     assert rates.of([pulse(4.0, 5)])["commands"] == 5, "never below 0"
     assert rates.of([])["commands"] == 0
+
+
+def seen_by(slot: int, sessions: int, **servers: str) -> Answer:
+    return Answer(
+        slot, {"upstreams": [{"name": "main", "sessions": sessions, "waiting": 0, "servers": servers}]}, 200
+    )
+
+
+def test_a_server_is_one_server_to_several_workers() -> None:
+    told = upstreams([seen_by(0, 1, a="up", b="up", c="down"), seen_by(1, 2, a="up", b="down", c="down")])
+    assert told == [{"name": "main", "sessions": 3, "waiting": 0, "servers": {"up": 1, "mixed": 1, "down": 1}}]

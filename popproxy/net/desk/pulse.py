@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -27,9 +26,7 @@ class Pulse:
 
 def _state(dialer: Dialer) -> dict[str, Any]:
     group = dialer.group
-    states = Counter(
-        "drained" if member.name in group.drained else member.breaker.state for member in group.members
-    )
-    return {
-        "name": dialer.plan.name, "sessions": group.sessions, "waiting": group.waiting, "servers": dict(states),
-    }  # fmt: skip
+    states = {
+        member.name: "drained" if member.name in group.drained else member.breaker.state for member in group.members
+    }
+    return {"name": dialer.plan.name, "sessions": group.sessions, "waiting": group.waiting, "servers": states}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any
@@ -44,6 +45,7 @@ class EventRoutes:
         self._number = 0
         self._event = b""
         self._turn = asyncio.Event()
+        self._ticking = False
 
     def routes(self) -> list[web.RouteDef]:
         """What is added to the listener."""
@@ -83,24 +85,31 @@ class EventRoutes:
     def _begin(self, request: web.Request) -> None:
         if self._tasks is None:
             self._tasks = Tasks(asyncio.get_running_loop())
-        if not len(self._tasks):
+        if not self._ticking:
+            # Here, not when the task gets to run: what was told long ago is not what a newcomer sees first.
+            self._ticking, self._event, self._rates = True, b"", Rates()
             self._tasks.spawn(self._run(request.app))
 
     async def _run(self, app: web.Application) -> None:
         """Ticks while somebody looks."""
+        try:
+            while self._clients:
+                await self._round(app)
+        finally:
+            self._ticking = False
+
+    async def _round(self, app: web.Application) -> None:
+        """One tick, told to all."""
         loop = asyncio.get_running_loop()
-        self._event = b""
-        self._rates = Rates()
-        while self._clients:
-            due = loop.time() + self._tick
-            pulses = await self._fleet.ask("pulse", {})
-            denials = await self._fleet.ask("recent", {"limit": DENIALS})
-            told = self._told(pulses, denials)
-            self._event = await loop.run_in_executor(app[THREAD], _written, self._number + 1, told)
-            self._number += 1
-            self._turn.set()
-            self._turn = asyncio.Event()
-            await asyncio.sleep(max(0.0, due - loop.time()))
+        due = loop.time() + self._tick
+        pulses = await self._fleet.ask("pulse", {})
+        denials = await self._fleet.ask("recent", {"limit": DENIALS})
+        told = self._told(pulses, denials)
+        self._event = await loop.run_in_executor(app[THREAD], _written, self._number + 1, told)
+        self._number += 1
+        self._turn.set()
+        self._turn = asyncio.Event()
+        await asyncio.sleep(max(0.0, due - loop.time()))
 
     def _told(self, pulses: Sequence[Answer], denials: Sequence[Answer]) -> dict[str, Any]:
         good = [one for one in pulses if one.status == 200]
@@ -137,8 +146,8 @@ class Rates:
 
 
 def upstreams(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """The upstreams of all workers: sessions and waiting logins added up, and how many opinions of each kind there are
-    of its servers."""
+    """The upstreams of all workers: sessions and waiting logins added up, and how many servers there are in each state;
+    `mixed` is one that workers do not agree about."""
     found: dict[str, dict[str, Any]] = {}
     for one in answers:
         for told in one.value["upstreams"]:
@@ -146,8 +155,9 @@ def upstreams(answers: Sequence[Answer]) -> list[dict[str, Any]]:
             # A reload that takes it out of one worker before the other is no fault.
             known["sessions"] += told["sessions"]
             known["waiting"] += told["waiting"]
-            known["servers"] = _summed([known["servers"], told["servers"]])
-    return list(found.values())
+            for server, state in told["servers"].items():
+                known["servers"][server] = state if known["servers"].get(server, state) == state else "mixed"
+    return [{**upstream, "servers": dict(Counter(upstream["servers"].values()))} for upstream in found.values()]
 
 
 def _summed(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:

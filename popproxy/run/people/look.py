@@ -97,7 +97,7 @@ def heaviest(seen: Look, of: str, by: str) -> Rows:
 
 
 def upstreams(seen: Look) -> Rows:
-    """Of each upstream: sessions, logins that wait, and how many opinions of its servers there are."""
+    """Of each upstream: sessions, logins that wait, and how many servers are up, down or otherwise."""
     return [
         (
             one["name"],
