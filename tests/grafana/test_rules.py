@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from popproxy.metrics.names import METRICS, Metric
-from popproxy.run.cli import _parser
+from popproxy.run.cli import parser
 from tests.grafana.rules import RULES, RUNBOOKS, TESTS, alerts, matchers, names, recordings, rules, sources
 from tests.integration.conftest import Need
 from tests.integration.packages import program
@@ -111,7 +111,7 @@ def test_each_command_of_the_runbooks_is_one(command: str) -> None:
     words = shlex.split(command)[1:]
     if words == ["--version"]:
         return
-    assert _parser().parse_args(words).run is not None
+    assert parser().parse_args(words).run is not None
 
 
 def test_they_read_metrics_that_exist() -> None:
