@@ -231,7 +231,8 @@ class Worker:
     async def _finish(self, generation: Generation) -> None:
         await generation.end()
         self.generations.remove(generation)
-        generation.forget(self.generations[0])
+        if self.generations:
+            generation.forget(self.generations[0])
         self._log.event("info", "config_retired", hash=generation.plan.hash)
 
     def _beat(self, due: float) -> None:

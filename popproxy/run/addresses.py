@@ -49,8 +49,13 @@ class Addresses:
         return [self._held[key][slot] for key in keys(binds)]
 
     def keep(self, binds: Sequence[Bind]) -> None:
-        """Close what none of ``binds`` names."""
-        for key in self._held.keys() - set(keys(binds)):
+        """Close what none of ``binds`` names; files of the others get the mode that it says."""
+        named = keys(binds)
+        for where, key in zip(binds, named, strict=True):
+            path, inode = self._files.get(key, (None, 0))
+            if path is not None and _inode(path) == inode:
+                path.chmod(where.mode)
+        for key in self._held.keys() - set(named):
             self._close(key)
 
     def close(self) -> None:

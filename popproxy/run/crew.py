@@ -194,15 +194,17 @@ class Crew:
 
     async def _begun(self, slot: Slot, child: Child) -> Done:
         """The process is there and has obeyed its first order."""
-        force = self.force
         try:
             await child.launch()
         except (OSError, EOFError) as error:
             return Done(EX_UNAVAILABLE, None, f"cannot start worker {slot.number}: {error or type(error).__name__}")
         if self._stopping.is_set():
             return Done(None, None, "it is being stopped")
+        # Only now: a reload meanwhile may have closed sockets that the config before it names.
+        force = self.force
+        done = await child.order("start", force.arguments, self._addresses.of(slot.number, force.binds))
         child.generation = force.number
-        return await child.order("start", force.arguments, self._addresses.of(slot.number, force.binds))
+        return done
 
     def _up(self, slot: Slot, child: Child, began: float, first: bool) -> None:
         slot.up = True
@@ -281,8 +283,9 @@ class Crew:
                 self._addresses.keep(self.force.binds)
                 return bad
         self.force = force
-        await asyncio.gather(*(self._adopt(child, force) for child in prepared))
+        # First: whoever still connects to an address that goes is in the queue of a worker, which accepts him.
         self._addresses.keep(force.binds)
+        await asyncio.gather(*(self._adopt(child, force) for child in prepared))
         return []
 
     async def _prepare(self, child: Child, force: Force) -> tuple[Child, Done]:
@@ -299,7 +302,7 @@ class Crew:
 
     async def _catch_up(self, child: Child) -> None:
         """The config was changed while it started."""
-        while child.generation != self.force.number and not child.gone.is_set():
+        while child.generation != self.force.number and not (child.gone.is_set() or self._stopping.is_set()):
             force = self.force
             _, done = await self._prepare(child, force)
             if done.code != 0:

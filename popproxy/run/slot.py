@@ -66,11 +66,13 @@ class Child:
         """Its process id; 0 before it has one."""
         self.sessions = 0
         self.generation = 0
+        """Number of the config that it was given last."""
         self.heard = monotonic()
         self.gone = asyncio.Event()
         self.busy = 0
         """Orders it has not obeyed yet."""
-        self._over = False
+        self._handle = -1
+        """Stands for this process alone, also when its number is another's already."""
         self._numbers = itertools.count(1)
         self._open: dict[int, asyncio.Future[Message | None]] = {}
         mine, theirs = pair()
@@ -87,6 +89,8 @@ class Child:
         finally:
             self._theirs.close()
         self.pid = self._process.pid or 0
+        with contextlib.suppress(ProcessLookupError):
+            self._handle = os.pidfd_open(self.pid)
         self.heard = monotonic()
 
     def tell(self, *message: Any) -> None:
@@ -135,10 +139,9 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
-        # A process that has ended keeps its number until the fork server has told us: nobody else is hit.
-        if self.pid and not self._over and self._process.exitcode is None:
+        if self._handle >= 0:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     async def ended(self) -> Death:
         """Wait until the process is no more, killing it when it takes too long. ``gone`` is set."""
@@ -146,14 +149,18 @@ class Child:
         self._channel.close()
         if not self.pid:
             return Death("", None)
+        # The process itself is asked: a fork server that was killed says of all its workers that they are gone.
         for patience in (_END_SECONDS, _END_SECONDS):
-            if await _readable(self._process.sentinel, patience):
+            if self._handle < 0 or await _readable(self._handle, patience):
                 break
             self.kill()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+        await _readable(self._process.sentinel, _END_SECONDS)
         status = self._process.exitcode
         if status is not None:
             # Its two descriptors go now, not with the garbage.
-            self._over = True
             self._process.close()
         if status is None or status == _UNKNOWN:
             return Death("", None)
@@ -163,7 +170,7 @@ class Child:
         self.heard = monotonic()
         kind, *rest = message
         if kind == "beat":
-            self.sessions, self.generation = rest
+            (self.sessions,) = rest
             return
         number, *answer = rest
         waiting = self._open.pop(number, None)

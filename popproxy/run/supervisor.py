@@ -117,13 +117,14 @@ class _Supervisor:
     def _force(self, plan: Plan, number: int) -> Force:
         """What was read last, and ``plan``, as workers get it. Without a secret for them, decoys go on looking as they
         did."""
-        secret = self._loaded.config.protocol.decoy_secret
+        secret, log = self._loaded.config.protocol.decoy_secret, plan.log
         arguments = {
             "number": number,
             "origin": astuple(self._loaded.origin),
             "workers": plan.workers,
             "decoy": self._decoy if secret is None else secret.get_secret_value().encode(),
             "salt": self._salt,
+            "log": (log.format, log.level, None if log.file is None else str(log.file), log.users),
         }
         return Force(number, plan, arguments)
 

@@ -14,10 +14,11 @@ import socket
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from popproxy.config.load import Origin
-from popproxy.config.plan import Bind, Plan
+from popproxy.config.plan import Bind, LogPlan, Plan
 from popproxy.config.problems import ConfigError
 from popproxy.config.workers import divided
 from popproxy.core.effects import Level
@@ -106,7 +107,6 @@ class _Process:
         self._log: EventLog | None = None
         self._worker: Worker | None = None
         self._prepared: dict[int, Generation] = {}
-        self._number = 0
         self._order = asyncio.Lock()
         self._orders: set[asyncio.Task[None]] = set()
         self._questions: set[asyncio.Task[None]] = set()
@@ -138,7 +138,7 @@ class _Process:
 
     def _beat(self) -> None:
         worker = self._worker
-        self._channel.send(("beat", worker.sessions if worker is not None else 0, self._number))
+        self._channel.send(("beat", worker.sessions if worker is not None else 0))
         self._loop.call_later(self._beats, self._beat)
 
     def _gone(self) -> None:
@@ -216,7 +216,10 @@ class _Process:
 
     async def _start(self, arguments: Mapping[str, Any], given: _Given) -> None:
         plan = self._plan(arguments)
-        log = self._log = open_log(plan.log, arguments["salt"], self._slot)
+        form, level, file, users = arguments["log"]
+        # The first process's, whatever the config says by now.
+        written = LogPlan(form, level, None if file is None else Path(file), users)
+        log = self._log = open_log(written, arguments["salt"], self._slot)
         logging.getLogger().handlers[:] = [LibraryHandler(log)]
         metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
         metrics.build(type(self._loop).__module__.partition(".")[0])
@@ -224,16 +227,14 @@ class _Process:
         worker = Worker(plan, log if self._slot == 0 else _Others(log), metrics, given.of(plan))
         answer_more(worker, metrics)
         await worker.start()
-        self._number, self._worker = arguments["number"], worker
+        self._worker = worker
 
     async def _prepare(self, arguments: Mapping[str, Any], given: _Given) -> None:
         plan = self._plan(arguments)
         self._prepared[arguments["number"]] = await self._running.prepare(plan, given.of(plan))
 
     async def _adopt(self, arguments: Mapping[str, Any], given: _Given) -> None:
-        number = arguments["number"]
-        await self._running.adopt(self._prepared.pop(number))
-        self._number = number
+        await self._running.adopt(self._prepared.pop(arguments["number"]))
 
     async def _discard(self, arguments: Mapping[str, Any], given: _Given) -> None:
         generation = self._prepared.pop(arguments["number"], None)

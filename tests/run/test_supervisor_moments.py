@@ -1,0 +1,148 @@
+"""Several workers in the moments between: a reload while one starts, the fork server dead, a log that moved."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import stat
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from popproxy.config.plan import Bind
+from popproxy.run.addresses import Addresses
+from tests.run.process import lines, program, script
+from tests.run.workers import LONG, Workers, config, gone, workers
+
+PLUGIN = """
+import os
+from popproxy.api import Plugin, PluginConfig
+
+class Counted(Plugin[PluginConfig]):
+    def start(self, services):
+        with open("starts", "a") as file:
+            print(os.getpid(), file=file)
+"""
+
+
+def parent(pid: int) -> int:
+    """The process that it is a child of."""
+    found = re.search(r"^PPid:\t(\d+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_worker_takes_its_config_once_and_outlives_the_fork_server(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    tail = '[[plugin]]\nuse = "mine:Counted"\n'
+    with workers(tmp_path, pace="beat=0.2, mute=3.0, settled=0.0", tail=tail) as ours:
+        ours.back(1, ours.kill(1))
+        # A beat later, so that whatever it does twice is done.
+        assert ours.metrics()['popproxy_worker_up{worker="1"}'] == 1
+        started = [line["pid"] for line in ours.events("worker_started")]
+        assert sorted(map(int, (tmp_path / "starts").read_text().split())) == sorted(started)
+        assert not ours.events("config_retired")
+        server = parent(ours.pids()[0])
+        assert parent(server) == ours.process.popen.pid
+        os.kill(server, signal.SIGKILL)
+        # What it would say of them is lost; they are killed all the same when they hang.
+        stopped = ours.kill(0, signal.SIGSTOP)
+        ours.back(0, stopped)
+        assert gone(stopped)
+        ours.back(0, ours.kill(0))
+        with ours.client() as client:
+            assert client.greeting == b"+OK ready\r\n"
+        ours.end()
+    assert not ours.events("internal_error")
+
+
+LATE = """
+import asyncio, sys
+from pathlib import Path
+from popproxy.config.load import load
+from popproxy.run.crew import Crew, Pace
+from popproxy.run.slot import Child
+from popproxy.run.supervisor import supervise
+
+launch, adopt = Child.launch, Crew._adopt
+
+async def passed(name):
+    while Path(name).exists():
+        Path(name + " reached").touch()
+        await asyncio.sleep(0.02)
+
+async def launched(self):
+    await launch(self)
+    await passed("launch")
+
+async def adopted(self, child, force):
+    await adopt(self, child, force)
+    await passed("adopt")
+
+Child.launch, Crew._adopt = launched, adopted
+
+def again():
+    return load(Path({path!r})), ()
+
+sys.exit(supervise(again()[0], again, "uvloop", (), Pace(settled=0.0)))
+"""
+
+
+def test_an_address_goes_while_a_worker_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        going = taken.getsockname()
+    both = f'["127.0.0.1:0", "127.0.0.1:{going[1]}"]'
+    path = config(tmp_path, bind=both)
+    with script(tmp_path, LATE.format(path=str(path))) as process, ExitStack() as clients:
+        ours = Workers(process)
+        clients.enter_context(socket.create_connection(going))
+        (tmp_path / "launch").touch()
+        (tmp_path / "adopt").touch()
+        dead = ours.kill(1)
+        process.until((tmp_path / "launch reached").exists)
+        config(tmp_path, greeting="new")
+        process.signal(signal.SIGHUP)
+        process.until((tmp_path / "adopt reached").exists)
+        # Nobody accepts there any more: so nobody is let in to wait.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(going)
+        (tmp_path / "adopt").unlink()
+        process.until(lambda: process.lines("config_loaded"))
+        (tmp_path / "launch").unlink()
+        ours.back(1, dead)
+        for _ in range(8):
+            with ours.client() as client:
+                assert client.greeting == b"+OK new\r\n"
+        ours.end()
+    assert not process.lines("internal_error") and "Traceback" not in process.err.read_text()
+
+
+def test_a_worker_that_comes_later_writes_where_the_others_do(tmp_path: Path) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    with program(tmp_path, "serve", "--config", str(config(tmp_path, log=f'file = "{log}"'))) as process:
+        process.until(lambda: log.exists() and lines(log, "started"), LONG)
+        config(tmp_path, log=f'file = "{other}"\nlevel = "error"')
+        process.signal(signal.SIGHUP)
+        process.until(lambda: lines(log, "config_loaded"))
+        (first, *_) = [line for line in lines(log, "worker_started") if line["slot"] == 0]
+        os.kill(first["pid"], signal.SIGKILL)
+        # What only the first worker tells.
+        process.until(lambda: len(lines(log, "listening")) == 2)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert not other.exists()
+
+
+def test_the_mode_of_a_unix_socket_follows_the_config(tmp_path: Path) -> None:
+    path = tmp_path / "pop3"
+    addresses = Addresses(2)
+    for mode in (0o600, 0o666):
+        where = Bind("unix", path=str(path), mode=mode)
+        addresses.take([where])
+        addresses.keep([where])
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    addresses.close()
+    assert not path.exists()
