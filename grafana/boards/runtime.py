@@ -77,8 +77,8 @@ BOARD = Board(
                 ),
                 lines(
                     "Open descriptors",
-                    "Two for each session, and a few. Near the limit new clients are shed: raise LimitNOFILE= in the "
-                    "unit.",
+                    "Two for each session, and a few: those of the process that has the most, as each worker has the "
+                    "limit for itself. Near it new clients are shed: raise LimitNOFILE= in the unit.",
                     "none",
                     (
                         Query(ours("process_open_fds"), "{{instance}}"),

@@ -139,8 +139,9 @@ One `/metrics` shows all workers as one: counters and histograms are the sum, al
 never goes down); gauges merge as their type says in the table (sum, highest, lowest). A worker that does not answer
 within two seconds is shown with what it said last, and `popproxy_worker_scrape_ok` says so. Only `popproxy_worker_*`
 tells one from another. `process_*` and `python_gc_*` are the sum over all processes, but for
-`process_start_time_seconds` and `process_max_fds`, of which the least is shown. What a worker counted between the last
-scrape and its death is lost.
+`process_start_time_seconds` (the oldest process), `process_open_fds` (the process that has the most) and
+`process_max_fds` (the least), as each process has a limit of its own. What a worker counted between the last scrape and
+its death is lost.
 
 ## Exemplars
 

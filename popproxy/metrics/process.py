@@ -13,11 +13,13 @@ from popproxy.metrics.names import Kind, Merge
 _KINDS: Mapping[str, Kind] = {"counter": "counter", "gauge": "gauge"}
 _MERGE: Mapping[str, Merge] = {
     "process_start_time_seconds": "min",
+    "process_open_fds": "max",
     "process_max_fds": "min",
     "python_info": "max",
 }
-"""Octets and descriptors of several processes add up. The oldest process says since when all runs: it is the one
-whose end is a restart of the service. Of limits the nearest counts."""
+"""Octets and seconds of several processes add up. The oldest process says since when all runs: it is the one whose end
+is a restart of the service. Each process has a limit of descriptors of its own: what the fullest holds counts against
+the nearest."""
 
 
 def process_blocks(registry: CollectorRegistry) -> list[Block]:

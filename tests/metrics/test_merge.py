@@ -246,18 +246,19 @@ def test_processes_add_up_and_the_oldest_says_since_when() -> None:
     rules = {block[1]: block[4] for block in snapshots[0] if block[1].startswith(("process_", "python_"))}
     assert rules == {
         "process_virtual_memory_bytes": "sum", "process_resident_memory_bytes": "sum",
-        "process_start_time_seconds": "min", "process_cpu_seconds": "sum", "process_open_fds": "sum",
+        "process_start_time_seconds": "min", "process_cpu_seconds": "sum", "process_open_fds": "max",
         "process_max_fds": "min", "python_info": "max", "python_gc_objects_collected": "sum",
         "python_gc_objects_uncollectable": "sum", "python_gc_collections": "sum",
     }  # fmt: skip
     for slot, snapshot in enumerate(snapshots):
-        merger.snapshot(slot, snapshot)
+        merger.snapshot(slot, [*snapshot, gauge("process_open_fds", rules["process_open_fds"], [700, 600][slot])])
     one, two = map(flat, snapshots)
     found = flat(merger.blocks(own=worker().snapshot()))
     for key in one:
         if key[0] == "process_cpu_seconds":
             assert found[key] >= one[key] + two[key]
     assert found["process_start_time_seconds", ()] == one["process_start_time_seconds", ()]
+    assert found["process_open_fds", ()] == 700, "each has a limit of its own: the fullest counts"
     before = found["python_gc_collections", ("0",)]
     merger.died(0)
     assert flat(merger.blocks(own=worker().snapshot()))["python_gc_collections", ("0",)] >= before
