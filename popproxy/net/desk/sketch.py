@@ -6,7 +6,7 @@ it says of a key is never too low, and too high by at most the ``error`` beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -31,22 +31,25 @@ class Sketch:
         self.total = 0
         """The sum of all weights."""
 
-    def add(self, key: str, weight: int) -> None:
-        """``key`` weighs ``weight`` more; nothing for a weight of 0."""
-        if weight <= 0:
-            return
-        self.total += weight
-        counts = self._counts
-        if key in counts:
-            counts[key] += weight
-        elif len(counts) < self._places:
-            counts[key] = weight
-        else:
-            lightest = min(counts, key=counts.__getitem__)
-            floor = counts.pop(lightest)
-            self._errors.pop(lightest, None)
-            counts[key] = floor + weight
-            self._errors[key] = floor
+    def add(self, weights: Mapping[str, int]) -> None:
+        """Each of these keys weighs so much more; none may be below 0. Many keys at once cost much less than many
+        calls do."""
+        counts, errors = self._counts, self._errors
+        self.total += sum(weights.values())
+        # What is not here may have weighed as much as this before.
+        floor = self.floor
+        for key, weight in weights.items():
+            if key in counts:
+                counts[key] += weight
+            elif weight:
+                counts[key] = floor + weight
+                if floor:
+                    errors[key] = floor
+        # Each that came brought the floor along, and one goes that weighs at least as much: the sum stays below N.
+        if len(counts) > self._places:
+            for key in sorted(counts, key=counts.__getitem__)[: len(counts) - self._places]:
+                del counts[key]
+                errors.pop(key, None)
 
     @property
     def floor(self) -> int:

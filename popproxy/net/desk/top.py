@@ -28,6 +28,9 @@ BY = ("octets", "messages", "failures")
 OF = ("users", "addresses")
 SINCE = ("start", "recent")
 
+BATCH = 256
+"""Events that wait to be brought into the sketches together."""
+
 Sketches = dict[str, Sketch]
 """By ``users.octets`` and so on."""
 
@@ -47,6 +50,7 @@ class Tops:
         self._began = clock()
         self._start = _made()
         self._windows = [_made(), _made()]
+        self._fresh = _Weights()
         self._turned = self._began
         self._before = self._began
         log.listen(self._session, "session")
@@ -56,42 +60,53 @@ class Tops:
     async def _answer(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """``since`` is ``start`` or ``recent``. ``seconds`` says how long that is."""
         recent = (choice(arguments, "since", SINCE) or "start") == "recent"
-        self._turn()
+        self._look()
+        self._bring()
         begun = self._before if recent else self._began
         # Taken at one moment: a session is either in a sketch or among those that are open.
         chosen = self._windows if recent else [self._start]
         copies = [{name: sketch.copy() for name, sketch in sketches.items()} for sketches in chosen]
         pumps = list(self._pumps())
+        open_ones = _Weights()
         for place, pump in enumerate(pumps):
             if place and place % STEP == 0:
+                open_ones.into(copies[0])
+                open_ones = _Weights()
                 await asyncio.sleep(0)
             session, view = pump.session, pump.view
-            _use(copies[0], view.user, view.client, session.octets_in + session.octets_out, session.retrieved)
+            open_ones.use(view.user, view.client, session.octets_in + session.octets_out, session.retrieved)
+        open_ones.into(copies[0])
         return {
             "seconds": round(self._clock() - begun, 3),
             "sketches": {name: [sketches[name].told() for sketches in copies] for name in copies[0]},
         }
 
     def _session(self, name: str, fields: Mapping[str, Any]) -> None:
-        self._turn()
+        self._look()
         octets = fields["octets_in"] + fields["octets_out"]
-        for sketches in (self._start, self._windows[0]):
-            _use(sketches, fields["user"], fields["client"], octets, fields["retrieved"])
+        self._fresh.use(fields["user"], fields["client"], octets, fields["retrieved"])
 
     def _failed(self, name: str, fields: Mapping[str, Any]) -> None:
-        self._turn()
-        user, address = fields["user"], subscriber(fields["client"])
+        self._look()
+        self._fresh.fail(fields["user"], fields["client"])
+
+    def _look(self) -> None:
+        """Before anything new: what waits long enough, or belongs to a window that is over, goes to its place."""
+        if self._clock() - self._turned >= WINDOW:
+            self._bring()
+            self._turn()
+        elif self._fresh.events >= BATCH:
+            self._bring()
+
+    def _bring(self) -> None:
+        fresh, self._fresh = self._fresh, _Weights()
         for sketches in (self._start, self._windows[0]):
-            if user:
-                sketches["users.failures"].add(user[:LONGEST], 1)
-            sketches["addresses.failures"].add(address, 1)
+            fresh.into(sketches)
 
     def _turn(self) -> None:
         """The older window begins anew when the younger one is over."""
         now = self._clock()
         late = now - self._turned
-        if late < WINDOW:
-            return
         # After a long silence both are empty.
         self._windows = [_made(), self._windows[0] if late < 2 * WINDOW else _made()]
         self._before = self._turned if late < 2 * WINDOW else now
@@ -102,13 +117,41 @@ def _made() -> Sketches:
     return {f"{of}.{by}": Sketch(PLACES) for of in OF for by in BY}
 
 
-def _use(sketches: Sketches, user: str | None, client: str, octets: int, messages: int) -> None:
-    address = subscriber(client)
-    sketches["addresses.octets"].add(address, octets)
-    sketches["addresses.messages"].add(address, messages)
-    if user:
-        sketches["users.octets"].add(user[:LONGEST], octets)
-        sketches["users.messages"].add(user[:LONGEST], messages)
+class _Weights:
+    """What some sessions used and failed at: at most a few keys for each event, brought into sketches together."""
+
+    __slots__ = ("_of", "events")
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[str, int]] = {f"{of}.{by}": {} for of in OF for by in BY}
+        self.events = 0
+
+    def use(self, user: str | None, client: str, octets: int, messages: int) -> None:
+        """A session used so much."""
+        self.events += 1
+        of, address = self._of, subscriber(client)
+        weights = of["addresses.octets"]
+        weights[address] = weights.get(address, 0) + octets
+        weights = of["addresses.messages"]
+        weights[address] = weights.get(address, 0) + messages
+        if user:
+            user = user[:LONGEST]
+            weights = of["users.octets"]
+            weights[user] = weights.get(user, 0) + octets
+            weights = of["users.messages"]
+            weights[user] = weights.get(user, 0) + messages
+
+    def fail(self, user: str | None, client: str) -> None:
+        """A login failed."""
+        self.events += 1
+        for key, who in (("addresses.failures", subscriber(client)), ("users.failures", user and user[:LONGEST])):
+            if who:
+                self._of[key][who] = self._of[key].get(who, 0) + 1
+
+    def into(self, sketches: Sketches) -> None:
+        """Add all of it."""
+        for name, weights in self._of.items():
+            sketches[name].add(weights)
 
 
 @lru_cache(256)
