@@ -158,7 +158,7 @@ class Leg:
     def run(self, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
         """Start ``dialogue``; ``then`` gets its result, at once or later."""
         self._running = dialogue, then
-        self._step(lambda: next(dialogue), then)
+        self._step(None, dialogue, then)
 
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
@@ -180,19 +180,19 @@ class Leg:
             if isinstance(heard, Failure):
                 self.fail(heard)
             elif heard is not None:
-                self._hear(heard, *self._running)
+                self._step(heard, *self._running)
 
     def secured(self) -> None:
         """TLS is on."""
         self.securing = False
         if self._running is not None:
             dialogue, then = self._running
-            self._step(lambda: next(dialogue), then)
+            self._step(None, dialogue, then)
 
     def derived(self, outcome: bytes) -> None:
         """It is computed."""
         if self._running is not None:
-            self._hear(Heard(outcome, None), *self._running)
+            self._step(Heard(outcome, None), *self._running)
 
     def fail(self, failure: Failure) -> None:
         """End the dialogue with ``failure``."""
@@ -237,14 +237,11 @@ class Leg:
         self._body.append(text[1:] if text.startswith(b".") else text)
         return None
 
-    def _hear(self, heard: Heard, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
-        self._step(lambda: dialogue.send(heard), then)
-
-    def _step(self, advance: Callable[[], Say | StartTls | Derivation], then: Callable[[Result], None]) -> None:
-        """Let the dialogue go on to what it says next, or to its end."""
+    def _step(self, heard: Heard | None, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
+        """Let the dialogue go on to what it says next, or to its end. ``heard``: None at first and once TLS is on."""
         self.said = None
         try:
-            step = advance()
+            step = next(dialogue) if heard is None else dialogue.send(heard)
         except StopIteration as stop:
             self._running = None
             then(stop.value)

@@ -140,7 +140,7 @@ def unsendable(credentials: Credentials) -> str | None:
             pass
     try:
         names = [word.encode("utf-8", "surrogateescape") for word in words]
-        if any(_UNSAFE.search(word) for word in names + octets):
+        if any(map(_UNSAFE.search, names + octets)):
             return "CR, LF or NUL in the credentials"
     except (AttributeError, TypeError, UnicodeError):
         return "credentials with a field of the wrong type, or a name that has no octets"

@@ -5,6 +5,8 @@ One rule for two questions: what is used for a login, and what is announced to c
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from popproxy.api.credentials import Bearer, Credentials, Password
 from popproxy.core.plan import UpstreamPolicy
 from popproxy.wire.capabilities import Capabilities
@@ -32,20 +34,16 @@ def spoken(policy: UpstreamPolicy, known: Capabilities | None) -> tuple[str, ...
         return (policy.mechanism.upper(),)
     if known is None:
         return (USER,)
+    return _announced(known)
+
+
+@lru_cache(64)
+def _announced(known: Capabilities) -> tuple[str, ...]:
+    """See spoken(). Remembered: each login asks three times, and servers seldom change."""
     offered = {name.upper().decode("ascii", "replace") for name in known.parameters(b"SASL")}
     if b"USER" in known:
         offered.add(USER)
     return tuple(name for name in PASSWORDS + TOKENS if name in offered) or (USER,)
-
-
-def takes_passwords(policy: UpstreamPolicy, known: Capabilities | None) -> bool:
-    """Whether a password can log in."""
-    return not set(PASSWORDS).isdisjoint(spoken(policy, known))
-
-
-def takes_tokens(policy: UpstreamPolicy, known: Capabilities | None) -> bool:
-    """Whether a token can log in."""
-    return not set(TOKENS).isdisjoint(spoken(policy, known))
 
 
 def choose(

@@ -22,7 +22,7 @@ from popproxy.core.chain import Chain, Entry, Subscriber
 from popproxy.core.effects import Effect
 from popproxy.core.hooks import Lie
 from popproxy.core.login import Knowledge
-from popproxy.core.mechanisms import TOKENS, USER, takes_passwords, takes_tokens
+from popproxy.core.mechanisms import PASSWORDS, TOKENS, USER, spoken
 from popproxy.core.meter import SessionMeter
 from popproxy.core.plan import SessionPlan
 from popproxy.wire.sasl import HASHES, SERVER_MECHANISMS
@@ -51,15 +51,16 @@ def offered(host: Host) -> frozenset[str]:
     """Names of SASL, and USER and APOP. Whether the leg is good enough for credentials is not looked at."""
     plan, chain = host.plan, host.plan.chain.select(host.view, None)
     # The user is not known yet: a plugin that works for some users only counts as one that looks.
-    looks = bool(plan.chain["on_login"])
-    names = plan.upstreams if looks else (plan.default_upstream,)
-    upstreams = [(plan.upstreams[name], host.knowledge.get(name)) for name in names]
+    looks = bool(plan.chain.hooks["on_login"])
+    upstream = set[str]()
+    for name in plan.upstreams if looks else (plan.default_upstream,):
+        upstream.update(spoken(plan.upstreams[name], host.knowledge.get(name)))
     found: set[str] = set()
     for subscriber in chain.subscribers:
         found |= _named(host, subscriber, chain)
-    if USER in found or any(takes_passwords(*upstream) for upstream in upstreams):
+    if USER in found or not upstream.isdisjoint(PASSWORDS):
         found |= {USER, "PLAIN", "LOGIN"}
-    if any(takes_tokens(*upstream) for upstream in upstreams):
+    if not upstream.isdisjoint(TOKENS):
         found |= set(TOKENS)
     return frozenset(found)
 

@@ -7,7 +7,7 @@ Lie (promises 5 and 7).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from popproxy.api.hosts import server_host
 from popproxy.api.verdicts import Route, ServerAddress
@@ -37,7 +37,7 @@ class Target:
 
     def keyed(self, user: str) -> Target:
         """With the key that counts for ``user``. Names compare without case."""
-        return self if self.key is not None else replace(self, key=user.casefold())
+        return self if self.key is not None else Target(self.upstream, self.server, user.casefold())
 
     def tls(self, policy: UpstreamPolicy) -> LegTls:
         """What is asked of TLS there."""

@@ -41,6 +41,9 @@ from popproxy.wire.replies import err
 if TYPE_CHECKING:
     from popproxy.core.session import Session
 
+_WATCHING = ("on_command", "on_reply", "open_body", "on_message", "on_maildrop")
+"""Hooks for which a command, or its reply, is looked at."""
+
 
 class Transaction:
     """See the head of this file.
@@ -72,7 +75,7 @@ class Transaction:
         plan = session.plan
         self.s = session
         chain: Chain = plan.chain.select(session.view, session.user)
-        narrowed = narrow(session, chain) if chain["unneeded"] else chain
+        narrowed = narrow(session, chain) if chain.hooks["unneeded"] else chain
         self.chain = chain = chain if narrowed is None else narrowed
         self.pipelining = pipelining and plan.pipelining
         self.flight: deque[FlightEntry] = deque()
@@ -83,13 +86,13 @@ class Transaction:
         self.rest = b""
         self.busy = False
         self.upload: BodyScanner | None = None
-        watched = ("on_command", "on_reply", "open_body", "on_message", "on_maildrop")
-        measured = measure(session, chain) if chain["growth"] and narrowed is not None else Growth()
+        hooks = chain.hooks
+        measured = measure(session, chain) if hooks["growth"] and narrowed is not None else Growth()
         self.growth: Growth = measured or Growth()
-        self.plain = not (self.growth.total or any(self.chain[hook] for hook in watched))
-        self.numbering = Numbering(self) if self.chain["on_maildrop"] else None
+        self.plain = not (self.growth.total or any(map(hooks.__getitem__, _WATCHING)))
+        self.numbering = Numbering(self) if hooks["on_maildrop"] else None
         self.answers = Answers(self)
-        wanted = paces(session, chain) if chain["pace"] and narrowed is not None else ()
+        wanted = paces(session, chain) if hooks["pace"] and narrowed is not None else ()
         if wanted:
             session.effects.append(Paced(wanted))
         if narrowed is None:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from popproxy.core.mechanisms import PASSWORDS, TOKENS, spoken, takes_passwords, takes_tokens
+from popproxy.core.mechanisms import PASSWORDS, TOKENS, spoken
 from popproxy.core.plan import Mechanism, UpstreamPolicy
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.sasl import CLIENT_MECHANISMS
@@ -32,8 +32,6 @@ def caps(*lines: bytes) -> Capabilities:
 def test_auto_takes_what_is_announced(known: Capabilities | None, names: tuple[str, ...]) -> None:
     policy = UpstreamPolicy("main")
     assert spoken(policy, known) == names
-    assert takes_passwords(policy, known) == bool(set(names) & set(PASSWORDS))
-    assert takes_tokens(policy, known) == bool(set(names) & set(TOKENS))
 
 
 @pytest.mark.parametrize("mechanism", [name for name in get_args(Mechanism) if name != "auto"])
