@@ -21,6 +21,7 @@ from popproxy.run.admin import Admin
 from popproxy.run.admin import access as module
 from popproxy.run.admin.access import Access, Tls
 from popproxy.run.admin.api import Api
+from popproxy.run.client import UnixConnection
 from tests.net.running import Proxy, Setup, running
 from tests.net.tlspeers import AUTHORITY, CERTIFICATE
 from tests.run.office import Desks
@@ -152,6 +153,8 @@ def test_nothing_else_does(guarded: Port, header: str | None, reason: str) -> No
         ("evil.example.com", 403),
         ("proxy.example.com.evil.example", 403),
         ("localhost.evil.example:9110", 403),
+        ("[", 403),
+        ("[::1", 403),
     ],
 )
 def test_names_that_are_not_ours_are_refused(guarded: Port, host: str, status: int) -> None:
@@ -162,12 +165,39 @@ def test_names_that_are_not_ours_are_refused(guarded: Port, host: str, status: i
 
 
 def test_pages_from_elsewhere_are_refused(guarded: Port) -> None:
-    for origin in ("http://evil.example.com", "null", "https://localhost.evil.example"):
+    for origin in ("http://evil.example.com", "null", "https://localhost.evil.example", "http://[", "["):
         assert guarded.status("GET", "/v1/status", Host="localhost", Origin=origin, **BEARER) == 403
     assert guarded.status("GET", "/v1/status", Host="localhost", Origin="http://localhost", **BEARER) == 200
     status, headers, _ = guarded.ask("OPTIONS", "/v1/drain", {"Origin": "http://evil.example.com", "Host": "localhost"})
     assert status == 403
     assert not [name for name in headers if name.lower().startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:9110"}, 202),
+        ({"Host": "popproxy"}, 202),
+        ({"Host": "127.0.0.1:9110", "Origin": "http://127.0.0.1:9110"}, 202),
+        ({"Host": "proxy.example.com"}, 202),
+        ({"Host": "evil.example.com:9110"}, 403),
+        ({"Host": "["}, 403),
+        ({"Host": "localhost:9110", "Origin": "http://evil.example.com"}, 403),
+        ({"Host": "localhost:9110", "Origin": "http://localhost:8000"}, 403),
+        ({"Host": "localhost:9110", "Origin": "null"}, 403),
+    ],
+)
+def test_a_unix_socket_that_ssh_brings_to_a_port_is_not_for_pages(
+    proxy: Proxy, tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    """``ssh -L 9110:/run/popproxy/admin.sock`` and a browser: a form could drain it, DNS rebinding read it."""
+    path = tmp_path / "admin.sock"
+    with port(proxy, AdminPlan((Bind("unix", path=str(path), mode=0o600),), hosts=("proxy.example.com",))) as made:
+        connection = UnixConnection(path)
+        connection.request("POST", "/v1/drain", None, headers)
+        assert connection.getresponse().status == status
+        connection.close()
+        assert len(made.fleet.drained) == (status == 202)
 
 
 def test_a_wrong_token_is_answered_late_and_lines_about_it_are_few(proxy: Proxy) -> None:

@@ -15,6 +15,7 @@ from popproxy.net.desk.overheard import Overheard
 from popproxy.net.desk.recent import KEPT, Recent
 from popproxy.net.desk.top import WINDOW, Tops, subscriber
 from popproxy.run.admin.events import EventRoutes, Rates, upstreams
+from popproxy.run.client import UnixConnection
 from popproxy.run.fleet import Answer
 from tests.net.running import PASSWORD, Proxy, Setup, eventually, sample
 from tests.run.office import Office, office, offices
@@ -197,6 +198,10 @@ def test_events_tell_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             second = Stream(desk.path)
             assert next(second.events())["missing"] == []
             assert desk.ask("GET", "/v1/events")[0] == 503, "so many look at once, and no more"
+            head = UnixConnection(desk.path)
+            head.request("HEAD", "/v1/events")
+            assert head.getresponse().status == 405, "it would never end"
+            head.close()
             ticks.close()
             for one in (stream, second):
                 one.close()

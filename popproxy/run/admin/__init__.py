@@ -101,7 +101,8 @@ class Admin:
                 opened.append(server)
                 lent = {THREAD: self._thread}
                 if bind.family == "unix":
-                    await server.start([*public, *private], [in_words], lent)
+                    pages = [] if self._access is None else [self._access.pages]
+                    await server.start([*public, *private], [in_words, *pages], lent)
                 elif self._access is not None and self._access.possible:
                     await server.start([*public, *private], [in_words, self._access.guard], lent, self._tls)
                 else:

@@ -2,7 +2,8 @@
 
 Law: a right token always gets in, a wrong one is answered late, and the comparison takes as long for each. Nothing
 that a browser does on behalf of a page from elsewhere gets in: names that are not ours are refused (DNS rebinding), so
-are changes that a form could ask for (CSRF), and no header lets another origin read an answer.
+are changes that a form could ask for (CSRF), and no header lets another origin read an answer. The latter holds for
+Unix sockets as well: ``ssh -L`` brings one to a port beside somebody's browser.
 """
 
 from __future__ import annotations
@@ -63,14 +64,27 @@ class Access:
             await self._check(request)
         return await handler(request)
 
-    async def _check(self, request: web.Request) -> None:
-        if not self._named(request.host):
+    @web.middleware
+    async def pages(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """In front of every handler of a Unix socket: its mode says who may ask, but no page may. Names without a dot
+        are those that people make up for ``curl --unix-socket``; nobody's page has one."""
+        if request.path.startswith("/v1"):
+            host = request.headers.get("Host", "")
+            self._from_here(request, host, not host or "." not in _name(host, ".") or self._named(host))
+        return await handler(request)
+
+    def _from_here(self, request: web.Request, host: str, named: bool) -> None:
+        """Raises what is answered to pages that have their name lead here, and to those from elsewhere."""
+        if not named:
             self._tell(request, "host")
             raise web.HTTPForbidden(text="this name is not ours: add it to [admin] hosts, or use the address")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and _place(origin) != host:
             self._tell(request, "origin")
             raise web.HTTPForbidden(text="not for pages from elsewhere")
+
+    async def _check(self, request: web.Request) -> None:
+        self._from_here(request, request.host, self._named(request.host))
         if self._right(request):
             return
         if self._certificates and _certificate(request):
@@ -96,7 +110,7 @@ class Access:
 
     def _named(self, host: str) -> bool:
         """Whether a Host header names us, and not somebody who has his name lead here."""
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _name(host)
         if name in self._hosts:
             return True
         try:
@@ -113,6 +127,22 @@ class Access:
             self._quiet_until = now + QUIET
             client = request.remote or ""
             self._log.event("warning", "admin_denied", client=client, reason=reason, count=self._refused)
+
+
+def _name(host: str, bad: str = "") -> str:
+    """The name in a Host header; ``bad`` for what is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or bad
+    except ValueError:
+        return bad
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an Origin header; None for what is no URL."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _digest(octets: bytes) -> bytes:

@@ -49,7 +49,7 @@ class EventRoutes:
 
     def routes(self) -> list[web.RouteDef]:
         """What is added to the listener."""
-        return [web.get("/v1/events", self._stream)]
+        return [web.get("/v1/events", self._stream, allow_head=False)]
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         asked(request)
