@@ -43,6 +43,7 @@ INSTALLED: dict[str, tuple[str, ...]] = {
     "fetchmail": ("fetchmail",),
     "getmail6": ("getmail",),
     "haproxy": ("haproxy",),
+    "jq": ("jq",),
     "libnginx-mod-mail": ("/usr/lib/nginx/modules/ngx_mail_module.so",),
     "libsasl2-modules-db": ("/usr/lib/*/sasl2/libsasldb.so",),
     "mpop": ("mpop",),
