@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from popproxy.api.views import SessionView, TlsView
 from popproxy.config.plan import ListenerPlan
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 BUSY = b"-ERR [SYS/TEMP] Too many connections, try again later\r\n"
 OVERLOADED = b"-ERR [SYS/TEMP] Overloaded, try again later\r\n"
-FULL = {"limit": BUSY, "overload": OVERLOADED}
+Reason = Literal["limit", "overload", "draining"]
+FULL: Mapping[Reason, bytes] = {"limit": BUSY, "overload": OVERLOADED, "draining": BUSY}
 """What is said to a client for whom there is no room, by why."""
 
 
@@ -47,7 +49,10 @@ class Door:
         """A client is there. The socket is non-blocking and belongs to the door from here on."""
         front = self._front
         view = front.view()
-        full = front.enter()
+        full: tuple[Reason, str] | None = front.enter()
+        if full is None and front.draining:
+            front.leave()
+            full = "draining", "shutting down"
         try:
             addresses(view, sock.family, sock.getpeername(), sock.getsockname())
         except OSError:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from time import monotonic
 from typing import Any, Protocol
 
@@ -106,6 +108,7 @@ class Generation:
         self._store: Backend | None = None
         self._started: list[tuple[Subscriber, PluginServices]] = []
         self._probes: dict[str, list[asyncio.Task[Any]]] = {}
+        self._lent: dict[int, list[Listener]] = {}
 
     # Sessions
 
@@ -285,18 +288,42 @@ class Generation:
                 listener.close()
             else:
                 listener.finish()
+        for slot in list(self._lent):
+            self.give_back(slot)
         for name in upstreams:
             for probe in self._probes.pop(name, ()):
                 probe.cancel()
 
+    async def lend(self, slot: int, sockets: Iterable[tuple[int, socket.socket]]) -> None:
+        """Accept also from the sockets of worker ``slot``, which is not there: each with the number of the listener
+        that it is like. They stay open elsewhere. Raises OSError."""
+        lent = [Listener(self.listeners[of].front, sock, self.listeners[of].where) for of, sock in sockets]
+        self._lent.setdefault(slot, []).extend(lent)
+        try:
+            for listener in lent:
+                await listener.open()
+        except OSError:
+            self.give_back(slot)
+            raise
+
+    def give_back(self, slot: int) -> None:
+        """Worker ``slot`` is back, or somebody else accepts for it: who waits is whoever's who has the sockets."""
+        for listener in self._lent.pop(slot, ()):
+            listener.close()
+
     # The end
 
-    def stop(self) -> None:
-        """Accept no more; idle sessions end without a word, busy ones behind their reply. May be repeated."""
-        for listener in self.listeners:
-            listener.close()
+    def stop(self, farewell: bool = False) -> None:
+        """Accept no more; idle sessions end without a word, busy ones behind their reply. ``farewell``: who waits in a
+        backlog is told to try later, because nobody else will accept him. May be repeated."""
         for front in self.fronts:
             front.draining = True
+        for listener in [*self.listeners, *chain.from_iterable(self._lent.values())]:
+            if farewell:
+                listener.finish()
+            else:
+                listener.close()
+        for front in self.fronts:
             front.door.close()
             for pump in list(front.pumps):
                 pump.stop()
@@ -311,6 +338,8 @@ class Generation:
         preparing failed."""
         for listener in self.listeners:
             listener.close()
+        for slot in list(self._lent):
+            self.give_back(slot)
         # No hook is under way any more when its plugin stops.
         await self.tasks.cancel(_CANCEL_SECONDS)
         while self._started:

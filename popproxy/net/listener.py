@@ -225,7 +225,9 @@ class Listener:
             self.front.loop.remove_reader(self._sock.fileno())
 
     def finish(self) -> None:
-        """Nobody will listen here any more: accept who waits in the backlog, then close."""
+        """Nobody will listen here any more: accept who waits in the backlog, then close. May be repeated."""
+        if self._sock.fileno() < 0:
+            return
         try:
             self._stop(keep=True)
         except OSError as error:
@@ -236,13 +238,11 @@ class Listener:
 
     def _rest(self) -> None:
         self._pause = None
-        outcome = None
-        while outcome is None:
-            outcome = self._accepted(_TURN)
-        if outcome:
-            self._sock.close()
-        else:
+        # No more can have waited when it began; those who come without end do not hold it up.
+        if self._accepted(2 * BACKLOG) is False:
             self._pause = self.front.loop.call_later(_PAUSE_SECONDS, self._rest)
+        else:
+            self._sock.close()
 
     def close(self) -> None:
         """Accept no more. May be repeated."""

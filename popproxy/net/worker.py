@@ -49,8 +49,9 @@ class Worker:
     """All listeners and sessions of one process, on the running loop. ``desk`` answers questions about them.
 
     ``give`` is where listening sockets come from; with None the worker binds and keeps them itself, but for those that
-    are ``given``: bound by somebody else, and the worker's from now on. ``generations`` has the one in force first,
-    then those before it that still have sessions, the latest first.
+    are ``given``: bound by somebody else, and the worker's from now on. ``held``: some of those that ``give`` gives
+    stay open elsewhere when this process ends. ``generations`` has the one in force first, then those before it that
+    still have sessions, the latest first.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Worker:
         metrics: WorkerMetrics,
         give: Give | None = None,
         given: Mapping[Bind, socket.socket] | None = None,
+        held: bool = False,
     ) -> None:
         self.generations: list[Generation] = []
         self.desk = Desk()
@@ -70,6 +72,8 @@ class Worker:
         self._loop = loop = asyncio.get_running_loop()
         self._give = give
         self._sockets = Sockets(given)
+        # Who waits at a socket that systemd holds is served by the process that is started next.
+        self._farewell = not (held or given)
         self._tasks = Tasks(loop)
         self._ending: set[asyncio.Task[None]] = set()
         self._prepared: list[Generation] = []
@@ -261,12 +265,13 @@ class Worker:
         self._empty.set()
 
     async def stop(self, deadline: float) -> None:
-        """Accept no more; idle sessions end without a word, busy ones behind their reply, at most ``deadline``
+        """Accept no more, and tell who waits in a backlog that will be gone; idle sessions end without a word, busy
+        ones behind their reply, at most ``deadline``
         seconds later; then plugins stop, the last one first. May be called after a failed start, and again."""
         self._stopping = True
         self._metrics.draining(True)
         for generation in self.generations:
-            generation.stop()
+            generation.stop(self._farewell)
         self._sockets.close()
         await self._until_empty(deadline)
         for generation in self.generations:

@@ -47,11 +47,18 @@ class Channel:
         self._loop.add_reader(sock.fileno(), self._readable)
 
     def send(self, message: Message, sockets: Sequence[socket.socket] = ()) -> None:
-        """Send ``message``; copies of ``sockets`` go with it. Nothing happens on a channel that is closed."""
+        """Send ``message``; copies of ``sockets`` go with it. Nothing happens on a channel that is closed. Raises
+        OSError, and sends nothing, when there is no descriptor left for the copies."""
         if not self._open:
             return
         body = marshal.dumps(message)
-        rights = [os.dup(sock.fileno()) for sock in sockets]
+        rights: list[int] = []
+        try:
+            for sock in sockets:
+                rights.append(os.dup(sock.fileno()))
+        except OSError:
+            _close(rights)
+            raise
         frame = memoryview(_HEAD.pack(len(body), len(rights)) + body)
         # An octet for each load of sockets: no recvmsg returns more of them than it has room for.
         while len(rights) > _RIGHTS:

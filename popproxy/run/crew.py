@@ -7,6 +7,7 @@ never gives up: it waits longer each time, 30 s at most.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -22,6 +23,8 @@ from popproxy.run.slot import BEGIN_SECONDS, Child, Death, Done
 from popproxy.run.workerprocess import BEAT
 
 _STANDING_SECONDS = 2.0
+_ALONE_SECONDS = 1.0
+"""For how long who waits at a slot without a worker is left to its next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class Slot:
         self.mute = False
         """It was killed because it said nothing."""
         self.restarts = Restarts(pace.settled, pace.longest)
+        self.lent: asyncio.Task[None] | None = None
+        """Has others serve who waits here; None while there is a worker."""
+        self.helper: Child | None = None
+        """Who was told to last."""
 
     def as_dict(self) -> dict[str, Any]:
         """As Status has it."""
@@ -114,6 +121,7 @@ class Crew:
         """Questions that each worker is asked when it has come up: see run.admin.api.Api."""
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._returning: set[asyncio.Task[Done]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     # Life
@@ -174,6 +182,7 @@ class Crew:
                 for question, arguments in list(self.standing()):
                     await child.ask(question, arguments, _STANDING_SECONDS)
                 self._up(slot, child, began, not first.done())
+                self._return(slot)
                 began = monotonic()
                 if not first.done():
                     first.set_result(done)
@@ -190,7 +199,50 @@ class Crew:
                 return
             if not self._stopping.is_set():
                 self._dead(slot, death, done, pid=pid, sessions=sessions, seconds=round(served, 3))
+                if slot.lent is None:
+                    slot.lent = asyncio.get_running_loop().create_task(self._lend(slot))
                 await self._rest(slot.restarts.died(served))
+        self._return(slot)
+
+    async def _lend(self, slot: Slot) -> None:
+        """Have another worker serve who waits at ``slot``, until this is cancelled: the next worker may be long in
+        coming, and the kernel goes on dealing clients to it."""
+        await asyncio.sleep(_ALONE_SECONDS)
+        while not self._stopping.is_set():
+            force, binds = self.force, self.force.binds
+            own = self._addresses.of(slot.number, binds)
+            up = (other.child for other in self.slots if other.up and other.child is not None)
+            # Others are about to take another config.
+            able = [child for child in up if child.generation == force.number]
+            for child in sorted(able, key=lambda child: child.sessions)[:1]:
+                theirs = self._addresses.of(child.slot, binds)
+                which = [place for place, sock in enumerate(own) if sock is not theirs[place]]
+                slot.helper = child
+                arguments = {"slot": slot.number, "places": which}
+                done = await child.order("lend", arguments, [own[place] for place in which], patient=False)
+                while done.code == 0 and self.force is force and not await self._left(child):
+                    pass
+            await asyncio.sleep(self._pace.beat)
+
+    async def _left(self, child: Child) -> bool:
+        """Whether it is gone, a beat later at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(child.gone.wait(), self._pace.beat)
+        return child.gone.is_set()
+
+    def _return(self, slot: Slot) -> None:
+        """``slot`` has a worker, or will have none."""
+        task, slot.lent = slot.lent, None
+        if task is not None:
+            task.cancel()
+            helper, slot.helper = slot.helper, None
+            if helper is not None and not self._stopping.is_set():
+                # Nobody waits for a helper that hangs itself.
+                back = asyncio.get_running_loop().create_task(
+                    helper.order("return", {"slot": slot.number}, patient=False)
+                )
+                self._returning.add(back)
+                back.add_done_callback(self._returning.discard)
 
     async def _begun(self, slot: Slot, child: Child) -> Done:
         """The process is there and has obeyed its first order."""

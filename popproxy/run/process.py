@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
+HEARD = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
+"""All that the first process listens to."""
 
 LoopName = Literal["uvloop", "asyncio"]
 
@@ -57,8 +59,8 @@ def loop_factory(name: LoopName) -> Callable[[], asyncio.AbstractEventLoop]:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Threads that are made in the block never take TERM and INT: those are for the loop alone."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    """Threads that are made in the block never take signals: those are for the loop alone."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
     try:
         yield
     finally:

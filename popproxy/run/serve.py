@@ -29,6 +29,7 @@ from popproxy.run.process import (
     EX_CONFIG,
     EX_OK,
     EX_UNAVAILABLE,
+    HEARD,
     LoopName,
     answer_more,
     failed,
@@ -60,8 +61,8 @@ def serve(
     """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open.
 
     ``warnings`` are what the config check had to say; they are logged. ``again`` reads the config once more for a
-    reload; without it there is none. TERM and INT stay blocked afterwards: the
-    process is about to end, and a late signal must not take its exit code away.
+    reload; without it there is none. The signals of HEARD stay blocked afterwards: the process is about to end, and a
+    late one must not take its exit code away.
     """
     log = opened(plan.log, salt_of(plan.log))
     if log is None:
@@ -147,7 +148,7 @@ class _Service:
             self.reports.close()
             if admin is not None:
                 await admin.stop()
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         log.event("info", "stopped", sessions=worker.sessions, seconds=round(time.monotonic() - self.began, 3))
         return code
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from popproxy.run.channel import Channel, Message, pair
 from popproxy.run.fleet import Answer
+from popproxy.run.process import EX_UNAVAILABLE
 from popproxy.run.workerprocess import BEAT, IGNORED, main
 
 PRELOAD = ("popproxy.run.workerprocess", "uvloop")
@@ -97,14 +98,20 @@ class Child:
         """Send what needs no answer."""
         self._channel.send(message)
 
-    async def order(self, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = ()) -> Done:
-        """Have it do something; waits for as long as that takes it."""
-        self.busy += 1
+    async def order(
+        self, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = (), patient: bool = True
+    ) -> Done:
+        """Have it do something; waits for as long as that takes it. ``patient``: it may be mute meanwhile."""
+        self.busy += patient
         try:
             answer = await self._asked("do", what, arguments, sockets)
+        except OSError as error:
+            # No descriptor for the copies of the sockets.
+            return Done(EX_UNAVAILABLE, None, f"worker {self.slot} cannot be told: {error.strerror or error}")
         finally:
-            self.busy -= 1
-            self.heard = monotonic()
+            self.busy -= patient
+            if patient:
+                self.heard = monotonic()
         if answer is None:
             return Done(None, None, f"worker {self.slot} died")
         code, problems, text = answer

@@ -35,6 +35,7 @@ from popproxy.run.process import (
     EX_CONFIG,
     EX_OK,
     EX_UNAVAILABLE,
+    HEARD,
     LoopName,
     failed,
     internal,
@@ -59,7 +60,7 @@ def supervise(
 ) -> int:
     """Serve ``loaded`` with as many workers as its plan says, until a signal ends it; returns the exit code.
 
-    ``warnings`` are what the config check had to say; they are logged. As after serve(), TERM and INT stay blocked.
+    ``warnings`` are what the config check had to say; they are logged. As after serve(), signals stay blocked.
     """
     plan = loaded.plan
     salt = salt_of(plan.log)
@@ -109,6 +110,7 @@ class _Supervisor:
         self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
         self._reports = Reports(self.status, lambda: self._crew.heard())
         self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics, self._reports.reloading)
+        self._held = bool(given)
         addresses = Addresses(loaded.plan.workers, given)
         self._crew = Crew(self._force(loaded.plan, 1), addresses, log, self._merger, loop, pace)
         self._signalled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -124,6 +126,7 @@ class _Supervisor:
             "workers": plan.workers,
             "decoy": self._decoy if secret is None else secret.get_secret_value().encode(),
             "salt": self._salt,
+            "held": self._held,
             "log": (log.format, log.level, None if log.file is None else str(log.file), log.users),
         }
         return Force(number, plan, arguments)
@@ -166,7 +169,7 @@ class _Supervisor:
                 task.cancel()
             if admin is not None:
                 await admin.stop()
-            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         log.event("info", "stopped", sessions=0, seconds=round(time.monotonic() - self._began, 3))
         return code
 

@@ -91,6 +91,11 @@ class _Given:
         self._sockets.remove(sock)
         return sock
 
+    def all(self) -> list[socket.socket]:
+        """All of them, which are the caller's then."""
+        sockets, self._sockets = self._sockets, []
+        return sockets
+
     def close(self) -> None:
         """Close those that nobody took."""
         for sock in self._sockets:
@@ -181,7 +186,14 @@ class _Process:
     async def _obey(
         self, sockets: list[socket.socket], number: int, what: str, arguments: Mapping[str, Any]
     ) -> None:
-        orders = {"start": self._start, "prepare": self._prepare, "adopt": self._adopt, "discard": self._discard}
+        orders = {
+            "start": self._start,
+            "prepare": self._prepare,
+            "adopt": self._adopt,
+            "discard": self._discard,
+            "lend": self._lend,
+            "return": self._return,
+        }
         given = _Given(sockets)
         try:
             async with self._order:
@@ -224,7 +236,8 @@ class _Process:
         metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
         metrics.build(type(self._loop).__module__.partition(".")[0])
         metrics.config(plan.hash)
-        worker = Worker(plan, log if self._slot == 0 else _Others(log), metrics, given.of(plan))
+        told = log if self._slot == 0 else _Others(log)
+        worker = Worker(plan, told, metrics, given.of(plan), held=arguments["held"])
         answer_more(worker, metrics)
         await worker.start()
         self._worker = worker
@@ -240,6 +253,15 @@ class _Process:
         generation = self._prepared.pop(arguments["number"], None)
         if generation is not None:
             await self._running.discard(generation)
+
+    async def _lend(self, arguments: Mapping[str, Any], given: _Given) -> None:
+        """Serve who waits at the sockets of a slot that has no worker."""
+        sockets = zip(arguments["places"], given.all(), strict=True)
+        await self._running.generations[0].lend(arguments["slot"], sockets)
+
+    async def _return(self, arguments: Mapping[str, Any], given: _Given) -> None:
+        for generation in self._running.generations:
+            generation.give_back(arguments["slot"])
 
     @property
     def _running(self) -> Worker:

@@ -14,8 +14,9 @@ import pytest
 
 from popproxy.config.plan import Bind
 from popproxy.run.addresses import Addresses
-from tests.run.process import lines, program, script
+from tests.run.process import PATIENCE, lines, program, script
 from tests.run.workers import LONG, Workers, config, gone, workers
+from tests.wireclient import WireClient
 
 PLUGIN = """
 import os
@@ -146,3 +147,72 @@ def test_the_mode_of_a_unix_socket_follows_the_config(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == mode
     addresses.close()
     assert not path.exists()
+
+
+MOODY = """
+import os
+from pathlib import Path
+from popproxy.api import Plugin, PluginConfig
+
+class Moody(Plugin[PluginConfig]):
+    def start(self, services):
+        if Path("broken").exists() and os.getpid() != int(Path("broken").read_text() or 0):
+            raise ValueError("my file is missing")
+"""
+
+
+def listening(pid: int) -> int:
+    """How many descriptors the process has that are sockets."""
+    found = (os.readlink(each) for each in list(Path(f"/proc/{pid}/fd").iterdir()) if os.path.lexists(each))
+    return len([each for each in found if each.startswith("socket:")])
+
+
+def test_who_waits_at_a_worker_that_stays_away_is_served_by_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MOODY)
+    tail = '[[plugin]]\nuse = "mine:Moody"\n'
+    with workers(tmp_path, pace="beat=0.2, settled=60.0, longest=1.0", tail=tail) as ours:
+        other = ours.pids()[1]
+        before = listening(other)
+        (tmp_path / "broken").write_text(str(other))
+        dead = ours.kill(0)
+
+        def all_served(greeting: bytes) -> None:
+            with ExitStack() as clients:
+                waiting = [clients.enter_context(ours.client(greet=False)) for _ in range(16)]
+                for client in waiting:
+                    assert client.read_line() == greeting
+
+        all_served(b"+OK ready\r\n")
+        # With the sockets of the next config, too.
+        config(tmp_path, tail=tail, greeting="new")
+        ours.process.signal(signal.SIGHUP)
+        ours.process.until(lambda: ours.events("config_loaded"))
+        all_served(b"+OK new\r\n")
+        (tmp_path / "broken").unlink()
+        ours.back(0, dead)
+        all_served(b"+OK new\r\n")
+        ours.process.until(lambda: listening(other) == before)
+        (tmp_path / "broken").write_text("0")
+        ours.kill(0)
+        ours.process.until(lambda: listening(other) > before)
+        ours.end()
+    assert not ours.events("internal_error")
+
+
+def test_who_waits_in_a_backlog_at_the_end_is_told(tmp_path: Path) -> None:
+    """And a storm of other signals meanwhile changes nothing, not even the exit code."""
+    with workers(tmp_path, bind=f'["127.0.0.1:0", "unix:{tmp_path}/pop3"]') as ours, ExitStack() as clients:
+        for slot in (0, 1):
+            ours.kill(slot, signal.SIGSTOP)
+        waiting = [clients.enter_context(ours.client(greet=False)) for _ in range(8)]
+        waiting += [clients.enter_context(WireClient(tmp_path / "pop3", timeout=PATIENCE, greet=False)) for _ in "ab"]
+        ours.process.signal(signal.SIGTERM)
+        ours.process.until(lambda: ours.events("stopping"))
+        for slot in (0, 1):
+            ours.kill(slot, signal.SIGCONT)
+        for client in waiting:
+            assert client.read_eof().startswith((b"-ERR [SYS/TEMP]", b"+OK ready\r\n"))
+        while ours.process.popen.poll() is None:
+            ours.process.signal(signal.SIGHUP)
+            ours.process.signal(signal.SIGUSR1)
+        assert ours.process.wait() == 0
