@@ -140,8 +140,8 @@ BOARD = Board(
                 ),
                 bars(
                     "Changes of rotation",
-                    "How often servers left or came back in the time shown. More than 4 in 15 minutes is flapping: "
-                    "look at the probes.",
+                    "How often servers left or came back in the time shown; each worker counts for itself. More than "
+                    "4 of each in 15 minutes is flapping: look at the probes.",
                     "none",
                     Query(increase("upstream_state_changes", by="upstream, server, to"), "{{server}} {{to}}"),
                     w=12, h=7, marks=above(2, 5),
