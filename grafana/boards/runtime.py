@@ -155,7 +155,7 @@ BOARD = Board(
                 timeline(
                     "Workers that answer",
                     "Whether each worker gave its numbers when it was asked. One that does not is too busy or stuck; "
-                    "its counters are missing here until it does.",
+                    "what it said last goes on to be shown.",
                     Query("min by (instance, worker) (popproxy_worker_scrape_ok)", "{{instance}} {{worker}}"),
                     {"0": ("mute", ORANGE), "1": ("answers", GREEN)}, w=12, none="one process, no workers",
                 ),

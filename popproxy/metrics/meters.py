@@ -325,6 +325,7 @@ class UpstreamMeter:
     def up(self, server: str, up: bool) -> None:
         """Whether the server is in rotation."""
         self._families.gauges["upstream_up"].bind(self._name, server)[0] = int(up)
+        self._families.counters["upstream_state_changes"].bind(self._name, server)
 
     def gone(self, server: str) -> None:
         """It is no server of the upstream any more."""

@@ -173,7 +173,7 @@ _TABLE: tuple[Metric, ...] = (
     Metric("connections_limit", "gauge", "Client connections allowed at once.", _L, start={}),
     Metric(
         "proxy_protocol_errors", "counter", "Bad or missing PROXY headers.", _L,
-        (enum("reason", *PROXY_ERRORS, OTHER),),
+        (enum("reason", *PROXY_ERRORS, OTHER),), start={"reason": ("signature", "timeout", "eof")},
     ),
     Metric(
         "tls_handshakes", "counter", "Completed TLS handshakes with clients.", _L,
@@ -283,7 +283,7 @@ _TABLE: tuple[Metric, ...] = (
     Metric("upstream_queue_length", "gauge", "Logins that wait for a place at the upstream now.", _U),
     Metric(
         "upstream_queued", "counter", "Logins that found all places taken, by how their waiting ended.", _U,
-        (enum("result", *QUEUED, OTHER),),
+        (enum("result", *QUEUED, OTHER),), start={"result": ("timeout", "full")},
     ),
     Metric("upstream_queue_duration_seconds", "histogram", "Waiting for a place.", _U, buckets=FAST),
     Metric(

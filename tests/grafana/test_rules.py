@@ -134,3 +134,13 @@ def test_they_ask_for_label_values_that_exist() -> None:
             values = {row[position] for row in enum.values}
             asked = value.split("|") if operator in ("=~", "!~") else [value]
             assert set(asked) <= values, f"{rule}: {name} has {label} of {sorted(values)}"
+
+
+def test_counters_that_they_read_are_there_before_their_first_event() -> None:
+    """rate() and increase() do not see the event with which a series begins. Handshakes are only what failures are a
+    share of, and have a row for each cipher."""
+    for rule in rules():
+        for name in names(rule["expr"]) - {"popproxy_tls_handshakes_total"}:
+            found = metric(name)
+            if found is not None and found.kind == "counter":
+                assert any(found.shown), f"{rule.get('alert')}: {name} begins with its first event"

@@ -248,3 +248,9 @@ def test_rare_verbs_have_one_duration_together(seen: Seen) -> None:
     assert seen("command_duration_seconds_count", verb="_other") == 3
     assert seen("command_duration_seconds_count", verb="LAST") is None
     assert seen("command_duration_seconds_count", verb="UIDL") == 0
+
+
+def test_a_server_has_its_changes_before_the_first(seen: Seen) -> None:
+    """What begins with 1 has not increased: rate() would not see the first outage."""
+    seen.upstream.up("mail1.example.com:995", True)
+    assert seen("upstream_state_changes_total", upstream="main", server="mail1.example.com:995", to="down") == 0
