@@ -13,7 +13,7 @@ from grafana.boards.panels import (
     rows,
     tile,
 )
-from grafana.boards.query import RATE, each, ours, quantile, rate, share, total
+from grafana.boards.query import cores, each, ours, quantile, rate, share, total
 
 _ANSWERED = 'result=~"ok|bad_credentials|tempfail"'
 _BADLY = 'reason!~"quit|client_eof|idle_timeout|shutdown"'
@@ -187,7 +187,7 @@ BOARD = Board(
                         Column("Logins", rate("auth_attempts", 'result="ok"', "job, instance"), "ops"),
                         Column("Loop lag p99", quantile(0.99, "event_loop_lag_seconds", "job, instance"), "s",
                                above(0.05, 0.1)),
-                        Column("CPU", ours(f"rate(process_cpu_seconds_total{RATE})"), "percentunit", above(0.7, 0.9)),
+                        Column("CPU", cores(), "percentunit", above(0.7, 0.9)),
                         Column("Memory", ours("process_resident_memory_bytes"), "bytes"),
                         Column("Running for", ours("time() - process_start_time_seconds"), "s"),
                         Column("Draining", "max by (job, instance) (popproxy_draining)",

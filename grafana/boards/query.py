@@ -137,6 +137,12 @@ def ours(expression: str) -> str:
     return f"{expression} and on (job, instance) popproxy_build_info"
 
 
+def cores() -> str:
+    """How much of the processor time that an instance can use it uses: one core for each worker."""
+    workers = "count by (job, instance) (popproxy_worker_up) or max by (job, instance) (popproxy_build_info)"
+    return f"rate(process_cpu_seconds_total{RATE}) / on (job, instance) ({workers})"
+
+
 def _sum(what: str, by: str) -> str:
     return f"sum by ({by}) ({what})" if by else f"sum({what})"
 

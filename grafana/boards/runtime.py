@@ -2,7 +2,7 @@
 
 from grafana.boards.board import Board, Row
 from grafana.boards.panels import GREEN, ORANGE, RED, Column, Query, above, lines, rows, spread, tile, timeline
-from grafana.boards.query import RATE, increase, ours, quantile, total
+from grafana.boards.query import RATE, cores, increase, ours, quantile, total
 
 _SEEN = "on (job, instance) last_over_time(popproxy_build_info[$__range])"
 
@@ -60,8 +60,9 @@ BOARD = Board(
         ),
         lines(
             "CPU",
-            "Cores that each instance uses. One worker can use one core at most: near that, add workers.",
-            "percentunit", Query(ours(f"rate(process_cpu_seconds_total{RATE})"), "{{instance}}"), w=12,
+            "Of the cores that each instance can use, one for each worker. Near 100 % add workers, up to the number of "
+            "cores, or another host.",
+            "percentunit", Query(cores(), "{{instance}}"), w=12,
             marks=above(0.9),
         ),
     ),

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.boards.all import BOARDS, files
-from tests.grafana.expressions import Json, boards, panels
+from tests.grafana.expressions import Json, boards, expressions, panels
 
 COMMITTED = boards()
 UIDS = [f"popproxy-{word}" for word in ("overview", "logins", "commands", "upstreams", "plugins", "runtime", "logs")]
@@ -112,3 +112,11 @@ def test_descriptions_are_sentences_that_say_what_to_do(board: Json) -> None:
         words = panel["description"]
         assert words.endswith("."), panel["title"]
         assert 8 <= len(words.split()) <= 60, panel["title"]
+
+
+def test_processor_time_is_of_the_cores_that_workers_can_use() -> None:
+    """Added up over workers it is above 90 % of one core whenever several of them do anything."""
+    found = [asked for asked in expressions() if "process_cpu_seconds_total" in asked.raw]
+    assert {asked.board for asked in found} == {"popproxy-overview", "popproxy-runtime"}
+    for asked in found:
+        assert " / on (job, instance) (count by (job, instance) (popproxy_worker_up" in asked.raw, asked
