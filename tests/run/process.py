@@ -30,9 +30,9 @@ class Process:
         """Send a signal."""
         self.popen.send_signal(number)
 
-    def wait(self) -> int:
+    def wait(self, patience: float = PATIENCE) -> int:
         """The exit code."""
-        return self.popen.wait(PATIENCE)
+        return self.popen.wait(patience)
 
     def until(self, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
         """What ``condition`` returns once it is true; AssertionError with what was printed when it never is."""

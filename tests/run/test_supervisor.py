@@ -57,7 +57,7 @@ def test_all_workers_serve_and_end_together(loop: str, tmp_path: Path) -> None:
                 assert client.single(b"QUIT").startswith(b"+OK")
             served += 1
             assert served < 200
-        metrics = ours.metrics()
+        metrics = ours.whole()
         assert metrics['popproxy_connections_total{listener="main"}'] == served
         assert metrics['popproxy_connections_limit{listener="main"}'] == 1000
         assert [metrics[f'popproxy_worker_up{{worker="{slot}"}}'] for slot in (0, 1)] == [1, 1]
@@ -109,7 +109,7 @@ def test_who_waits_at_a_dead_worker_is_served_by_the_next(tmp_path: Path) -> Non
     path = tmp_path / "pop3"
     with workers(tmp_path, bind=f'["127.0.0.1:0", "unix:{path}"]') as ours:
         for slot in (0, 1):
-            before = ours.metrics()['popproxy_connections_total{listener="main"}']
+            before = ours.whole()['popproxy_connections_total{listener="main"}']
             with ExitStack() as clients:
                 dead = ours.kill(slot, signal.SIGSTOP)
                 waiting = [
@@ -120,7 +120,7 @@ def test_who_waits_at_a_dead_worker_is_served_by_the_next(tmp_path: Path) -> Non
                     assert client.read_line() == b"+OK ready\r\n"
                     assert client.single(b"QUIT").startswith(b"+OK")
                 ours.back(slot, dead)
-            after = ours.metrics()
+            after = ours.whole()
             assert after['popproxy_connections_total{listener="main"}'] - before == 36
             assert after[f'popproxy_worker_restarts_total{{worker="{slot}"}}'] == 1
         assert path.is_socket()

@@ -74,7 +74,8 @@ class Workers:
     def __init__(self, process: Process) -> None:
         self.process = process
         process.until(lambda: process.lines("started"), LONG)
-        (line, *_) = process.lines("listening")
+        # The worker's own line, which may come behind the supervisor's.
+        (line, *_) = process.until(lambda: process.lines("listening"), LONG)
         host, _, port = line["address"].rpartition(":")
         self.address = (host, int(port))
         process.until(lambda: process.lines("admin_listening"))
@@ -99,6 +100,17 @@ class Workers:
         """A client that has read its greeting."""
         return WireClient(self.address, timeout=PATIENCE, **given)
 
+    def whole(self) -> dict[str, float]:
+        """As metrics(), with what every worker has to say: one that has no processor for long is late."""
+
+        def asked() -> dict[str, float]:
+            found = self.metrics()
+            told = [value for name, value in found.items() if name.startswith("popproxy_worker_scrape_ok{")]
+            return found if all(told) else {}
+
+        whole: dict[str, float] = self.process.until(asked, LONG)
+        return whole
+
     def metrics(self) -> dict[str, float]:
         """Every sample by its name and labels."""
         status, body = get(self.admin, "/metrics")
@@ -118,7 +130,7 @@ class Workers:
         """TERM, and a good end with nobody left."""
         pids = self.pids().values()
         self.process.signal(signal.SIGTERM)
-        assert self.process.wait() == 0
+        assert self.process.wait(LONG) == 0
         for pid in pids:
             assert gone(pid)
 
