@@ -98,8 +98,10 @@ def _authenticate(
 
 
 def _repeats(text: bytes, secrets: Sequence[bytes]) -> bool:
-    """A server that trims the password repeats it trimmed; one that repeats a long line may cut it short."""
-    secret, *encoded = secrets
+    """A server that trims the password repeats it trimmed; one that repeats a long line may cut it short, and one that
+    writes commands in capitals does so with all of it."""
+    text = text.lower()
+    secret, *encoded = (word.lower() for word in secrets)
     return (secret.strip() or secret) in text or any(word and word[:8] in text for word in encoded)
 
 

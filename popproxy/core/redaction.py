@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from popproxy.api.transcript import escape
 from popproxy.core.offer import SASL
-from popproxy.wire.commands import BadCommand, Command, Framing, Verb, Where, parse
+from popproxy.wire.commands import VERBS, BadCommand, Command, Framing, Verb, Where, parse
 
 _DIGEST = re.compile(rb"[0-9a-f]{32}")
 _BEFORE = (b"\0", b" ", b"p=", b"Bearer ")
@@ -111,6 +111,10 @@ class Secrets:
             # It was not shown, so nobody shall say it for the client.
             self._doubtful.extend(word for word in command.arguments if len(word) >= _WORD)
 
+    def strange(self, line: bytes) -> None:
+        """A line that is no command: nothing of it was shown but perhaps its verb."""
+        self._doubtful.extend(word for word in line.split() if len(word) >= _WORD and word.upper() not in VERBS)
+
     def name(self, text: bytes) -> None:
         """Where a name belongs something stood that may be a secret: it counts as one, and not as a name."""
         self._doubtful.append(text.strip() or text)
@@ -135,7 +139,9 @@ class Secrets:
             self._kept.append(word)
 
     def repeated(self, text: bytes, *but: str | None) -> bool:
-        """Whether ``text`` repeats one of them. ``but``: names, which are none although a mechanism sends them so."""
+        """Whether ``text`` repeats one of them, in letters of either case: some servers write what they did not
+        understand in capitals. ``but``: names, which are none although a mechanism sends them so."""
+        text = text.lower()
         names = {name.encode("utf-8", "surrogateescape") for name in but if name}
         kept = (word for word in self._kept if word not in names)
-        return any(word in text for words in (kept, self._doubtful) for word in words)
+        return any(word.lower() in text for words in (kept, self._doubtful) for word in words)

@@ -17,7 +17,7 @@ from popproxy.core.flight import CAREFUL, LOCAL, MULTI, FlightEntry
 from popproxy.core.phases import Phase
 from popproxy.core.redaction import Secrets, line_of, reply_kind, shown, text_of
 from popproxy.core.transaction import Transaction
-from popproxy.wire.commands import VERBS, Where
+from popproxy.wire.commands import VERBS, Command, Where
 from popproxy.wire.framer import BodyScanner
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Transcriber:
             told = f"USER <name, {len(command.argument)} octets>"
             self._said.name(command.argument)
         self._named = name == b"USER"
-        self._said.command(command)
+        self._keep(text, command)
         self._answered.asked.append(reply_kind(command))
         self._tell(CLIENT, told)
 
@@ -294,9 +294,15 @@ class Transcriber:
     def _client_line(self, line: bytes) -> None:
         text = line_of(line)
         told, command = shown(text, Where.TRANSACTION, self._session.plan.verbs)
-        self._said.command(command)
+        self._keep(text, command)
         self._answered.asked.append(reply_kind(command))
         self._tell(CLIENT, told if line else f"<line of more than {_LINE} octets>")
+
+    def _keep(self, text: bytes, command: Command | None) -> None:
+        if command is None:
+            self._said.strange(text)
+        else:
+            self._said.command(command)
 
     def _upstream_line(self, line: bytes) -> None:
         text = line_of(line)

@@ -366,6 +366,10 @@ def test_promise_6_a_refusal_that_repeats_the_password_is_hidden() -> None:
     result = enter(b"+ Vg==", b"+", b"-ERR what is " + b64(b"sesame").strip(), known=b"SASL LOGIN")[1]
     assert isinstance(result, LoginRefused)
     assert "hidden" in result.reason
+    for echo in (b"-ERR UNKNOWN COMMAND PASS SESAME", b"-ERR UNKNOWN COMMAND PASS Sesame"):
+        result = enter(b"+OK", echo)[1]
+        assert isinstance(result, LoginRefused)
+        assert "hidden" in result.reason
     blank = enter(b"+OK", b"-ERR unknown  command", credentials=Password("joe", b"  "))[1]
     assert isinstance(blank, LoginRefused)
     assert "hidden" in blank.reason

@@ -172,6 +172,11 @@ def test_what_repeats_a_secret_is_known() -> None:
     said.sasl(coded(b"alice"))
     assert said.repeated(b"bad hunter2") and said.repeated(b"tok.en?") and said.repeated(b"alice?")
     assert said.repeated(coded(b"n,a=bob,\x01auth=Bearer tok.en\x01\x01")[:8] + b"...")
+    assert said.repeated(b"BAD HUNTER2") and said.repeated(b"TOK.EN?")
+    said.strange(b"Sesame RETR")
+    said.strange(b"LIST op3n")
+    assert said.repeated(b"unknown command SESAME") and said.repeated(b"op3n is no number")
+    assert not said.repeated(b"RETR and LIST")
     assert not said.repeated(b"alice?", None, "alice") and not said.repeated(b"authentication failed for bob")
 
 
@@ -242,6 +247,18 @@ def test_a_server_that_repeats_the_password_is_not_quoted() -> None:
     rig.upstream(b"-ERR hunter2 is wrong for alice\r\n")
     assert "<U -ERR <text that repeats a secret, 27 octets>" in rig.told
     assert "<U +OK alice?" in rig.told
+
+
+def test_a_password_typed_as_a_command_is_not_quoted() -> None:
+    rig = Overheard().listen()
+    rig.start()
+    rig.client(b"hunter2\r\nLIST hunter3\r\nUSER alice\r\nPASS sesame\r\n")
+    rig.dialed()
+    for line in (b"+OK\r\n", b"+OK\r\n", b"+OK\r\n"):
+        rig.upstream(line)
+    rig.client(b"hunter4\r\nSTAT\r\n")
+    rig.upstream(b"-ERR what are HUNTER2, hunter3, hunter4?\r\n")
+    assert "<U -ERR <text that repeats a secret, 36 octets>" in rig.told
 
 
 def test_a_second_name_in_a_row_may_be_the_password() -> None:
