@@ -244,7 +244,8 @@ contract: fields may be added, none changes its meaning. Passwords and SASL payl
 type is not known to be harmless is shown as `<type hidden>`. User names (`user`, `login`) are shown plain, as the
 first 12 hex digits of SHA-256 over a salt and the name, or not at all, as configured. Without `[log] salt` the salt is
 random at every start and the same in all workers: a hash tells users apart until the restart. A password that was typed
-where the name belongs is a name.
+where the name belongs is a name. Where names are not plain, `<user>` stands for the line's name in a
+`detail` or `reason` of several words: servers and plugins name whom they refuse.
 
 A line of a plugin has the event `<plugin>.<event>`, a field `plugin`, and fields of the plugin's own. With several
 workers `worker` (0, 1, ...) stands behind `event` on every line of theirs; without it the line is of the process that

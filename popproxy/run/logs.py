@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -35,6 +36,8 @@ BUFFER = 4 << 20
 """Octets that may wait for the writer; as many again may be in its hands."""
 
 _RESERVED = frozenset({"time", "level", "event"})
+_TEXTS = ("detail", "reason")
+"""Fields that may hold words of others, who name the user in them."""
 _WORKER = _RESERVED | {"worker"}
 
 
@@ -146,9 +149,17 @@ class EventLog:
         return f"{text}.{int((at - whole) * 1000):03d}Z"
 
     def _veil(self, fields: Mapping[str, object]) -> dict[str, object]:
+        names = [name for key in USERS if isinstance(name := fields.get(key), str)]
         if self._users == "none":
-            return {key: value for key, value in fields.items() if key not in USERS}
-        return {key: self._hash(value) if key in USERS else value for key, value in fields.items()}
+            veiled = {key: value for key, value in fields.items() if key not in USERS}
+        else:
+            veiled = {key: self._hash(value) if key in USERS else value for key, value in fields.items()}
+        if names:
+            for key in _TEXTS:
+                text = fields.get(key)
+                if isinstance(text, str) and " " in text:
+                    veiled[key] = _nameless(text, names)
+        return veiled
 
     def _hash(self, value: object) -> object:
         if not isinstance(value, str):
@@ -238,6 +249,16 @@ class LibraryHandler(logging.Handler):
         fault = record.exc_info[1] if record.exc_info else None
         about = describe(fault) if fault is not None else {}
         self._log.event(level, "library", logger=record.name, detail=record.getMessage(), **about)
+
+
+def _nameless(text: str, names: Sequence[str]) -> str:
+    """``text`` with ``<user>`` for each of ``names``, with and without its domain, where it stands as a word."""
+    folded = text.casefold()
+    parts = {part for name in names for part in (name, name.partition("@")[0]) if part and part.casefold() in folded}
+    if not parts:
+        return text
+    words = "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True))
+    return re.sub(rf"(?<!\w)(?:{words})(?!\w)", "<user>", text, flags=re.IGNORECASE)
 
 
 def describe(error: BaseException) -> dict[str, object]:

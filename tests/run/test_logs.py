@@ -182,6 +182,19 @@ def test_user_names_left_out(tmp_path: Path, make: Make) -> None:
     assert first["listener"] == "pop3"
 
 
+@pytest.mark.parametrize("users", ["hashed", "none"])
+def test_names_in_the_words_of_others_are_not_plain(tmp_path: Path, make: Make, users: str) -> None:
+    log = make(tmp_path / "log", users=users)
+    said = "upstream: no mailbox BOB@example.com, nor bob; bobby and bob.x@example.com exist"
+    log.event("info", "login_failed", user="bob@example.com", reason=said, detail="what (a+b", client="bob")
+    log.event("info", "session", user="kicked", login="(a+b", reason="kicked", detail="what (a+b is")
+    log.close()
+    first, second = lines(tmp_path / "log")
+    assert first["reason"] == "upstream: no mailbox <user>, nor <user>; bobby and <user>.x@example.com exist"
+    assert (first["detail"], first["client"]) == ("what (a+b", "bob")
+    assert (second["reason"], second["detail"]) == ("kicked", "what <user> is")
+
+
 def test_secrets_are_hidden(tmp_path: Path, make: Make) -> None:
     log = make(tmp_path / "log")
     log.event("info", "login_failed", detail=Password("u", b"hunter2"), reason=b"hunter2")
