@@ -199,8 +199,13 @@ class Trace(Observer):
             "client.port": (session.client_port or None) if config.clients else None,
             "enduser.id": session.user if config.users == "plain" else None,
         }
-        record.facts = {name: value for name, value in told.items() if value is not None}
+        record.facts = {name: _sendable(value) for name, value in told.items() if value is not None}
         self._otel.put(record)
+
+
+def _sendable(value: Value) -> Value:
+    """Octets of a name that are no UTF-8 cannot be sent: as escapes they can."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 class Otel(Plugin[OtelConfig]):

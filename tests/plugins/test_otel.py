@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
-from popproxy_plugins.otel import Otel, OtelConfig
+from popproxy_plugins.otel import Otel, OtelConfig, _sendable
 
 from popproxy.api import ConfigNames, Plugin, PluginConfig, Refuse
 from popproxy.api.testing import play
@@ -133,6 +133,10 @@ def test_users_and_addresses_are_options() -> None:
     assert facts(Kept(users="plain").played()[-1])["enduser.id"] == "joe"
     assert {key for key in facts(Kept(clients=False).played()[-1]) if key.startswith("client.")} == set()
     assert facts(Kept().played()[-1])["client.address"]
+
+
+def test_a_name_that_is_no_text_is_sent_as_escapes() -> None:
+    assert _sendable("j\udcf6rg") == "j\\udcf6rg"
 
 
 def test_no_session_is_traced_with_a_share_of_none() -> None:
