@@ -47,7 +47,7 @@ use = "headers"
 rules = [{{ add = "X-Popproxy", value = "{{listener}} for {{user}}" }}]
 
 [admin]
-bind = "127.0.0.1:{admin}"
+bind = ["127.0.0.1:{admin}"{socket}]
 
 [log]
 format = "console"
@@ -63,9 +63,16 @@ popproxy demo: a proxy in front of a sample mailbox (user "{user}", password "{p
   openssl s_client -quiet -crlf -starttls pop3 -connect 127.0.0.1:{clear}
   curl http://127.0.0.1:{admin}/metrics                         # what Prometheus sees
   curl http://127.0.0.1:{admin}/readyz
-
+{looks}
 Ctrl-C ends it. One log line per session follows.
 """
+
+
+_LOOKS = """  popproxy top --once --admin {socket}          # who is here, who was turned away
+  popproxy tap --user {user} --admin {socket}        # what they say, from now on
+"""
+_LONGEST_SOCKET = 100
+"""Octets of a Unix socket's path; Linux takes 107, others 103."""
 
 
 def demo(port_base: int | None = None) -> int:
@@ -77,16 +84,20 @@ def demo(port_base: int | None = None) -> int:
         with _sample(root / "Maildir") as sample:
             ports = {"clear": base, "tls": base and base + 5, "admin": base and base + 10}
             config = root / "popproxy.toml"
-            config.write_text(_CONFIG.format(**ports, sample=sample, state=root / "state"))
+            path = f"{root}/admin.sock"
+            socket = f', "unix:{path}"' if len(path.encode()) <= _LONGEST_SOCKET else ""
+            config.write_text(_CONFIG.format(**ports, sample=sample, state=root / "state", socket=socket))
             return serve(load(config).plan, "uvloop", _show)
 
 
 async def _show(worker: Worker, admin: Admin | None) -> None:
     ports = {listener.front.listener.name: listener.address.rpartition(":")[2] for listener in worker.listeners}
-    where = admin.address.rpartition(":")[2] if admin is not None else ""
-    print(
-        _TRY.format(user=USER, password=PASSWORD, tls=ports["pop3s"], clear=ports["pop3"], admin=where), flush=True
-    )
+    addresses = admin.addresses if admin is not None else []
+    where = next((one.rpartition(":")[2] for one in addresses if not one.startswith("unix:")), "")
+    sockets = [one for one in addresses if one.startswith("unix:")]
+    looks = "".join(_LOOKS.format(user=USER, socket=one) for one in sockets[:1])
+    told = {"tls": ports["pop3s"], "clear": ports["pop3"], "admin": where, "looks": looks}
+    print(_TRY.format(user=USER, password=PASSWORD, **told), flush=True)
 
 
 @contextmanager

@@ -6,6 +6,10 @@ import re
 import signal
 import socket
 import ssl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,9 +45,16 @@ def ports(process: Process) -> tuple[int, int, str]:
     return result
 
 
+@pytest.fixture
+def near() -> Iterator[Path]:
+    """A directory whose path leaves room for that of a Unix socket; pytest's own are long."""
+    with tempfile.TemporaryDirectory(prefix="pop-") as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_it_prints_can_be_tried(number: signal.Signals, tmp_path: Path) -> None:
-    with program(tmp_path, "demo", "--port-base", "0") as process:
+def test_what_it_prints_can_be_tried(number: signal.Signals, near: Path) -> None:
+    with program(near, "demo", "--port-base", "0") as process:
         tls, clear, admin = ports(process)
         with WireClient(("127.0.0.1", tls), implicit=blind(), timeout=PATIENCE) as client:
             assert client.user_pass(b"demo", b"demo").startswith(b"+OK")
@@ -61,12 +72,30 @@ def test_what_it_prints_can_be_tried(number: signal.Signals, tmp_path: Path) -> 
         status, metrics = get(admin, "/metrics")
         assert status == 200 and b'popproxy_messages_total{result="ok",verb="RETR"} %d' % count in metrics
         assert get(admin, "/readyz")[0] == 200
+        looks = re.search(r"popproxy (top --once --admin unix:\S+) ", process.out.read_text())
+        assert looks is not None
+        seen = subprocess.run(
+            [sys.executable, "-m", "popproxy", *looks[1].split()],
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        assert (seen.returncode, seen.stderr) == (0, "") and re.search(r"(?m)^demo +\S+ +100%$", seen.stdout)
         process.signal(number)
         assert process.wait() == 0
     log = process.err.read_text()
     assert len(re.findall(r"INFO +session ", log)) == 2 and "internal_error" not in log and "Traceback" not in log
     assert re.search(r"WARNING +self_signed", log)
-    assert [path.name for path in tmp_path.iterdir() if "demo" in path.name] == []
+    assert [path.name for path in near.iterdir() if "demo" in path.name] == []
+
+
+def test_a_directory_too_deep_for_a_socket(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    with program(deep, "demo", "--port-base", "0") as process:
+        _, _, admin = ports(process)
+        assert get(admin, "/readyz")[0] == 200
+        assert "popproxy top" not in process.out.read_text()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
 
 
 def test_a_port_in_use_is_told_and_nothing_is_left(tmp_path: Path) -> None:
