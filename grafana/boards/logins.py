@@ -6,7 +6,8 @@ from grafana.boards.query import each, increase, quantile, rate, share
 
 _ANSWERED = 'result=~"ok|bad_credentials|tempfail"'
 _BY_US = 'result=~"policy|rate_limited|in_use|tls_required"'
-_HANDSHAKES = f"({rate('tls_handshakes')} + {rate('tls_handshake_failures')})"
+# Where none has ever succeeded there is no series of those that did.
+_HANDSHAKES = f"(({rate('tls_handshakes')} or vector(0)) + {rate('tls_handshake_failures')})"
 
 BOARD = Board(
     uid="popproxy-logins",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -120,3 +121,10 @@ def test_processor_time_is_of_the_cores_that_workers_can_use() -> None:
     assert {asked.board for asked in found} == {"popproxy-overview", "popproxy-runtime"}
     for asked in found:
         assert " / on (job, instance) (count by (job, instance) (popproxy_worker_up" in asked.raw, asked
+
+
+def test_handshakes_that_all_fail_are_a_share() -> None:
+    """tls_handshakes_total has no series before the first that succeeds: what is added to nothing is nothing."""
+    (asked,) = [asked for asked in expressions() if asked.panel == "Handshakes that failed"]
+    whole = asked.raw.split(" / ", 1)[1]
+    assert re.search(r"\(sum\(rate\(popproxy_tls_handshakes_total\{.*?\}\[.*?\]\)\) or vector\(0\)\) \+ ", whole), whole
