@@ -6,7 +6,7 @@ Effects with an ``id`` are answered exactly once by ``Session.done(id, outcome)`
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from popproxy.api.pace import Pace
@@ -15,11 +15,12 @@ from popproxy.core.chain import Entry
 from popproxy.core.failures import Failure
 from popproxy.core.target import Target
 from popproxy.wire.sasl import Derivation
+from popproxy.wire.values import value
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dial:
     """Connect to a server of ``target``, TLS included when its URL says so. Outcome: Dialed or Failure.
 
@@ -32,7 +33,7 @@ class Dial:
     why: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Dialed:
     """A connection to ``server`` (host and port as text) is there; ``secure`` when TLS is already on."""
 
@@ -40,7 +41,7 @@ class Dialed:
     secure: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Judge:
     """What this session's last Dialed has shown: it serves (None), or it does not. Comes before the CloseUpstream.
 
@@ -52,7 +53,7 @@ class Judge:
     who: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginTook:
     """A login on a server of ``upstream`` ended ``seconds`` after it began; ``ok``: the user is in."""
 
@@ -61,7 +62,7 @@ class LoginTook:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Greeted:
     """A server of ``upstream`` said its first line, good or bad, ``seconds`` after it was connected."""
 
@@ -69,26 +70,26 @@ class Greeted:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ready:
     """This session's last Dialed has greeted and is ready for a login. A Judge may follow."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SecureClient:
     """Send what is due to the client, then start TLS as server. Outcome: TlsView, or Failure (connection gone)."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SecureUpstream:
     """Send what is due upstream, then start TLS as client. Outcome: None when done, or Failure."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Derive:
     """Compute ``derivation`` where it holds nobody up. Outcome: the octets."""
 
@@ -96,7 +97,7 @@ class Derive:
     derivation: Derivation
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Await:
     """Await an async hook, at most its subscriber's deadline. Outcome: Returned."""
 
@@ -105,7 +106,7 @@ class Await:
     awaitable: Awaitable[Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Returned:
     """How an async hook ended: its value, or what it raised (a time-out is a TimeoutError)."""
 
@@ -113,24 +114,24 @@ class Returned:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Paced:
     """From here on the client is sent no more octets per second than each of ``paces`` has."""
 
     paces: tuple[Pace, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseClient:
     """Send what is due to the client, then close its connection."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CloseUpstream:
     """Close the connection upstream at once. Never preceded by a QUIT that the client did not send."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Note:
     """A log line. Fields hold no secret; ``error`` is what a plugin raised, for its author and never for the log."""
 

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Literal
 
 from popproxy.wire.errors import Code, Refusal
+from popproxy.wire.values import value
 
 
 class Kind(Enum):
@@ -84,7 +85,7 @@ RULES: dict[Kind, Rule] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failure:
     """A fault upstream as data. ``detail`` is private and for the log; it holds no secret."""
 

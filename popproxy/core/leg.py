@@ -8,7 +8,6 @@ next reply, or a login would be answered before its password was sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Limits
@@ -17,9 +16,10 @@ from popproxy.wire.errors import Code
 from popproxy.wire.lines import LineBuffer
 from popproxy.wire.replies import Status, parse_status
 from popproxy.wire.sasl import Derivation
+from popproxy.wire.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Say:
     """Send ``data`` (nothing for the greeting) and wait at most ``seconds`` for the reply to it.
 
@@ -35,12 +35,12 @@ class Say:
     secret: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartTls:
     """Start TLS now. Nothing is answered but that it is on."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heard:
     """A whole reply. ``status`` is None for a SASL challenge; ``lines`` is the content of a multi-line one.
 
@@ -57,14 +57,14 @@ class Heard:
         return self.status is not None and self.status.ok
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoggedIn:
     """The upstream let the user in; ``line`` is how it said so, CRLF included."""
 
     line: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoginRefused:
     """The upstream did not. ``code`` is what the client is told, ``reason`` the upstream's own line.
 
@@ -76,7 +76,7 @@ class LoginRefused:
     document: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Relayed:
     """The whole reply to a command that was relayed before the login, as it travels."""
 

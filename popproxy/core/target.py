@@ -7,15 +7,15 @@ Lie (promises 5 and 7).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from popproxy.api.hosts import server_host
 from popproxy.api.verdicts import Route, ServerAddress
 from popproxy.core.lies import Lie
 from popproxy.core.plan import LegTls, UpstreamPolicy
+from popproxy.wire.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """``server`` None: one of the upstream's own. ``key`` None: the user name used upstream."""
 

@@ -11,7 +11,6 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from ipaddress import ip_address
 from time import monotonic
 from typing import Generic, TypeVar
@@ -27,11 +26,12 @@ from popproxy.net.group import Group, Lease, Wish
 from popproxy.net.own import OwnAddresses
 from popproxy.net.tls import CertificateFiles, client_context
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
+from popproxy.wire.values import value
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Connected(Generic[P]):
     """A connection: whose it is, the server, and whether TLS is on."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import time
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from popproxy.config.urls import bracketed
 from popproxy.core.failures import Failure, Kind
 from popproxy.net import balance
 from popproxy.net.health import Breaker
+from popproxy.wire.values import value
 
 
 class Watch(Protocol):
@@ -72,7 +72,7 @@ class Member:
         return not self.server.max_sessions or self.load.sessions < self.server.max_sessions
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wish:
     """What a login asks for: the key to choose by, names of servers not to take, or the one ``only`` to take."""
 

@@ -7,7 +7,8 @@ else; whatever does not fit is no status line and must never be taken for one.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from popproxy.wire.values import value
 
 _STATUS = re.compile(rb"(\+OK|-ERR)(?: ([^\r\n]*))?\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9][A-Za-z0-9/._@:\-]*)\](?: |\Z)")
@@ -16,7 +17,7 @@ _PRINTABLE = bytes(63 if octet < 32 or octet == 127 else octet for octet in rang
 ALL_OK = re.compile(rb"(?:\+OK(?: [^\r\n]*+)?+\r\n)++")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Status:
     """A parsed status line. ``code`` is upper case without brackets or None; ``text`` is what follows it."""
 
