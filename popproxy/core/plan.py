@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -42,7 +43,7 @@ class UpstreamPolicy:
 
 
 def _nonce() -> bytes:
-    return secrets.token_urlsafe(24).encode()
+    return urlsafe_b64encode(secrets.token_bytes(24))
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,8 +173,9 @@ class Group:
 
     async def admit(self, wish: Wish) -> Lease | Failure:
         """A place, perhaps after waiting for one. Cancelling it gives back what it was given."""
-        # What those who wait cannot use is free for others.
-        self._serve()
+        if self._waiting:
+            # What they cannot use is free for others.
+            self._serve()
         return self.take(wish) or await self._wait(wish)
 
     def take(self, wish: Wish) -> Lease | Failure | None:

@@ -92,7 +92,7 @@ class Pump(asyncio.Protocol):
         self._side: UpstreamSide | None = None
         self._lease: Lease | None = None
         self._dialing: asyncio.Task[None] | None = None
-        self._hooks = HookTasks(front.loop, front.spawn, self.done)
+        self._hooks: HookTasks | None = None
         self._pacer: Pacer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
@@ -276,7 +276,7 @@ class Pump(asyncio.Protocol):
     def _enter(self, phase: Phase) -> None:
         self.front.meter.session_state(self._phase.word, phase.word)
         self._phase = phase
-        if phase is Phase.CLOSED:
+        if phase is Phase.CLOSED and self._hooks is not None:
             self._hooks.cancel()
 
     def _count_octets(self) -> None:
@@ -323,6 +323,9 @@ class Pump(asyncio.Protocol):
             if self._lease is not None:
                 self._lease.ready()
         elif isinstance(effect, Await):
+            if self._hooks is None:
+                # Made when it is needed: with no async hook nobody pays for it.
+                self._hooks = HookTasks(self.front.loop, self.front.spawn, self.done)
             self._hooks.begin(effect)
         elif isinstance(effect, Paced):
             self._pacer = Pacer(self, effect.paces)

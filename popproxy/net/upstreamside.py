@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WRITE_HIGH = 65536
 """Octets a transport may hold unsent before the other side's reading stops."""
 _CLOSE_SECONDS = 10.0
+_CLOSED = Failure(Kind.LOST, "the server closed the connection")
 
 
 class UpstreamSide(asyncio.Protocol):
@@ -59,7 +60,7 @@ class UpstreamSide(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The server will say no more."""
-        self._ended(Failure(Kind.LOST, "the server closed the connection"))
+        self._ended(_CLOSED)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -69,7 +70,7 @@ class UpstreamSide(asyncio.Protocol):
         if self._dialer is not None and transport is not None:
             self._dialer.closing.discard(transport)
         if exc is None:
-            self._ended(Failure(Kind.LOST, "the server closed the connection"))
+            self._ended(_CLOSED)
         else:
             self._ended(Failure(Kind.RESET, str(exc) or type(exc).__name__))
 
