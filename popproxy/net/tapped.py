@@ -5,6 +5,7 @@ A pump becomes one, and an ordinary one again, while it runs; nothing on the way
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, cast
 
@@ -30,8 +31,9 @@ from popproxy.net.pump import Pump
 
 UNDECIDED = (Phase.GREETING, Phase.AUTHORIZATION, Phase.LOGGING_IN)
 """Phases in which it may turn out whose a session is."""
-_EARLY = 200
-"""Lines that are kept of a session while it is not known whose it is."""
+_EARLY, _EARLY_OCTETS = 200, 8192
+"""Lines, and octets of them, that are kept of a session while it is not known whose it is: there may be very many, of
+clients that say much."""
 
 
 class Listening(Protocol):
@@ -58,7 +60,8 @@ class Ear(Transcriber):
         self.listeners: list[Listening] = []
         self.waiting: list[Listening] = []
         self._pump = pump
-        self._early: list[tuple[str, str]] = []
+        self._early: deque[tuple[str, str]] = deque()
+        self._size = 0
         self._forgotten = 0
         self._hooks: dict[int, tuple[str, str]] = {}
         super().__init__(pump.session, self._hear)
@@ -69,9 +72,10 @@ class Ear(Transcriber):
             listener.take(session, mark, text)
         if self.waiting or not self.listeners:
             self._early.append((mark, text))
-            if len(self._early) > _EARLY:
+            self._size += len(text)
+            while len(self._early) > _EARLY or self._size > _EARLY_OCTETS:
                 self._forgotten += 1
-                del self._early[0]
+                self._size -= len(self._early.popleft()[1])
 
     def join(self, listener: Listening) -> None:
         """``listener`` is meant: from here on it hears all."""
@@ -99,6 +103,7 @@ class Ear(Transcriber):
             self.waiting.clear()
         if not self.waiting:
             self._early.clear()
+            self._size = 0
             if not self.listeners:
                 untap(self._pump)
 

@@ -133,6 +133,21 @@ def test_whose_session_it_is_may_come_out_at_the_second_try(upstream: SampleServ
         assert looker.lines.count("C> PASS <password>") == 2
 
 
+def test_of_a_session_that_may_be_anybodys_little_is_kept(upstream: SampleServer, tmp_path: Path) -> None:
+    """Ten thousand clients that say much and never log in must not fill the memory."""
+    with running(Setup([url(upstream)]), tmp_path) as proxy:
+        looker = Looker(proxy, user="alice")
+        with proxy.client() as client:
+            for _ in range(30):
+                client.single(b"USER " + b"x" * 500)
+                client.multi(b"CAPA")
+            client.user_pass(USER, PASSWORD)
+            lines = looker.until("-- upstream_login")
+        early = lines[: lines.index("C> USER alice")]
+        assert early[1].startswith("-- ") and early[1].endswith(" lines before this are forgotten")
+        assert sum(map(len, early)) < 10_000
+
+
 def test_a_session_of_somebody_else_costs_nothing(upstream: SampleServer, tmp_path: Path) -> None:
     with running(Setup([url(upstream)]), tmp_path) as proxy, proxy.client() as client:
         looker = Looker(proxy, user="somebody else")
