@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -104,7 +104,7 @@ class FakeBackend:
         self.told: list[str] = []
 
     @contextmanager
-    def asked(self) -> Iterator[None]:
+    def asked(self) -> Generator[None]:
         """See api.Backend."""
         try:
             yield
