@@ -1,6 +1,7 @@
 # make run: the demo. make test: everything. Both install what they need into .venv.
 PYTHON ?= python3
-# Test processes at once, more than cores: tests mostly wait for sockets, clocks and daemons. The tests of one file stay together, so that each daemon is started by few of them.
+# Test processes at once, more than cores: tests mostly wait for sockets, clocks and daemons. The tests of one file stay
+# together, so that each daemon is started by few of them.
 JOBS ?= 4
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
@@ -12,6 +13,8 @@ run: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python tests/integration/packages.py
+	@# Hundreds of tests start popproxy; where nothing writes bytecode, each would compile all of it again.
+	@$(BIN)/python -m compileall -q popproxy plugins tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 unit: .venv/dev.stamp
