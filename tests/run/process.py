@@ -49,8 +49,9 @@ class Process:
 
 
 def lines(path: Path, event: str = "") -> list[dict[str, Any]]:
-    """The JSON lines of a log."""
-    found = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    """The JSON lines of a log, those whose end is there: who reads while somebody writes may see half of a line."""
+    whole = path.read_text().rpartition("\n")[0]
+    found = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     return [line for line in found if event in ("", line["event"])]
 
 
