@@ -64,7 +64,32 @@ class Ear(Transcriber):
         self._size = 0
         self._forgotten = 0
         self._hooks: dict[int, tuple[str, str]] = {}
+        self._deaf = False
         super().__init__(pump.session, self._hear)
+
+    def hear(self, step: Callable[..., None], *details: Any) -> None:
+        """Take a step of the transcript. A fault of ours in it ends the looking on, never the session."""
+        if self._deaf:
+            return
+        try:
+            step(*details)
+        except Exception as error:
+            self._deaf = True
+            self._pump.front.fault(self._pump.view, error)
+            for listener in self.listeners:
+                listener.take(self._pump.view.id, NOTE, "the transcript ends here by a fault of popproxy: see its log")
+                listener.ended(self._pump.view.id)
+            self.listeners.clear()
+            self.waiting.clear()
+            untap(self._pump)
+
+    def line(self, line: bytes, exchange: bool) -> None:
+        """See Transcriber; the session tells it."""
+        self.hear(super().line, line, exchange)
+
+    def rest(self, data: bytes) -> None:
+        """See Transcriber; the session tells it."""
+        self.hear(super().rest, data)
 
     def _hear(self, mark: str, text: str) -> None:
         session = self._pump.view.id
@@ -188,28 +213,30 @@ class TappedPump(Pump):
 
     def _tell(self, event: Callable[..., None], *details: Any) -> None:
         ear = ear_of(self)
-        ear.event(event, details)
+        ear.hear(ear.event, event, details)
         Pump._tell(self, event, *details)
-        ear.look()
+        ear.hear(ear.look)
 
     def _send_client(self, out: list[bytes]) -> None:
         ear = ear_of(self)
         for data in out:
-            ear.client_told(data)
+            ear.hear(ear.client_told, data)
         Pump._send_client(self, out)
 
     def _send_upstream(self, out: list[bytes]) -> None:
         ear = ear_of(self)
         for data in out:
-            ear.upstream_told(data)
+            ear.hear(ear.upstream_told, data)
         Pump._send_upstream(self, out)
 
     def _perform(self, effect: Effect) -> None:
-        ear_of(self).effect(effect)
+        ear = ear_of(self)
+        ear.hear(ear.effect, effect)
         Pump._perform(self, effect)
 
     def _finish(self) -> None:
-        ear_of(self).over()
+        ear = ear_of(self)
+        ear.hear(ear.over)
         Pump._finish(self)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from popproxy.core.transcriber import Transcriber
 from popproxy.net.desk import BadQuestion
 from popproxy.net.desk import tap as tapping
 from popproxy.net.desk.tap import LINES, OCTETS, TAPS, Tap
@@ -95,6 +96,30 @@ def test_a_user_is_looked_at_from_the_first_word_on(upstream: SampleServer, tmp_
         assert lines.index("C> USER alice") > next(n for n, line in enumerate(lines) if line.startswith("<S +OK"))
         looker.close()
         eventually(lambda: not any(isinstance(pump, TappedPump) for pump in pumps(proxy)), "an end of the tap")
+
+
+@pytest.mark.parametrize("step", ["line", "client_data", "client_told", "upstream_data", "upstream_told", "note"])
+def test_a_fault_of_the_transcript_ends_the_looking_on_and_not_the_session(
+    upstream: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    with running(Setup([url(upstream)]), tmp_path, faults=1) as proxy:
+        looker = Looker(proxy, ip="127.0.0.1")
+        monkeypatch.setattr(Transcriber, step, broken)
+        with proxy.logged_in() as client:
+            assert client.multi(b"RETR 1").endswith(b"..dots\r\n.\r\n")
+            assert client.single(b"DELE 1").startswith(b"+OK")
+            assert client.single(b"QUIT").startswith(b"+OK")
+        looker.until("-- the transcript ends here by a fault of popproxy")
+        looker.read()
+        eventually(lambda: len(proxy.lines("session")) == 1, "session line")
+        (line,) = proxy.lines("session")
+        assert (line["reason"], line["retrieved"], line["deleted"]) == ("quit", 1, 1)
+        (fault,) = proxy.lines("internal_error")
+        assert fault["error"] == "RuntimeError" and fault["session"] == line["session"]
+        assert looker.ask("tap.read", tap=looker.name, wait=0.0)["sessions"] == 0
 
 
 def test_one_session_is_looked_at_in_the_middle_and_its_end_is_the_end(upstream: SampleServer, tmp_path: Path) -> None:
