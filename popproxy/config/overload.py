@@ -20,6 +20,10 @@ class Share:
 
     of: float
 
+    def __str__(self) -> str:
+        """As it is written in the config: ``90%``."""
+        return f"{self.of * 100:g}%"
+
 
 MOST = Share(0.9)
 """Where shedding begins when nothing is written: what is left is for the sessions that are open."""

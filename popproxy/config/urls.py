@@ -47,6 +47,10 @@ class Server:
     weight: int = 1
     max_sessions: int = 0
 
+    def __str__(self) -> str:
+        """As it is written in the config; weight and bound are keys of their own."""
+        return self.url
+
 
 @dataclass(frozen=True, slots=True)
 class Bind:

@@ -176,3 +176,29 @@ def test_options_that_were_left_out_are_shown_with_their_defaults(name: str, tmp
     (plugin,) = load(config).plan.shown["plugin"]
     assert (plugin["use"], plugin["name"]) == (name, name)
     assert plugin["options"]["rules"][0]["remove"] == "X-Key"
+
+
+def test_values_look_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "popproxy.toml"
+    path.write_text(
+        """[[listener]]
+name = "pop3"
+bind = ["[::1]:1110"]
+tls = "off"
+auth_before_tls = "allow"
+
+[upstream.main]
+servers = ["pop3://mail1.example.com:1110", { url = "pop3s://mail2.example.com", weight = 2 }]
+
+[overload]
+memory = "80%"
+"""
+    )
+    told = load(path).plan.shown
+    assert [server["url"] for server in told["upstream"]["main"]["servers"]] == [
+        "pop3://mail1.example.com:1110", "pop3s://mail2.example.com:995",
+    ]  # fmt: skip
+    assert told["upstream"]["main"]["servers"][1]["weight"] == 2
+    assert (told["overload"]["memory"], told["overload"]["sockets"]) == ("80%", "90%")
+    assert told["listener"][0]["bind"] == ["[::1]:1110"]
+    assert "object at" not in json.dumps(told) and "(" not in json.dumps(told)
