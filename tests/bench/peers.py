@@ -29,6 +29,7 @@ from popproxy_plugins.spam.verdict import Scored, Unscanned
 from popproxy.api import HeaderFilter
 from tests.bench import account
 from tests.bench.certs import Certificate
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_SESSIONS = 12_000
@@ -401,12 +402,3 @@ class Instance:
                         os.kill(member, signal.SIGKILL)
                 self._process.wait(10)
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in sockets]

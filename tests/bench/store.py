@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tests.bench import account, peers
 from tests.bench.run import PROXY_CORE, Child
+from tests.ports import free_ports
 
 STORES = ("none", "memory", "sqlite", "redis")
 BURSTS = {1: 200, 100: 20, 1000: 4}
@@ -196,13 +197,13 @@ def main() -> int:
         upstream = stub.read()["plain"]
         redis = 0
         if "redis" in stores:
-            (redis,) = peers.free_ports(1)
+            (redis,) = free_ports(1)
             stack.enter_context(process(redis_command(redis), folder, last, redis))
         proxies = []
         for store in stores:
             place = folder / store
             place.mkdir()
-            (port,) = peers.free_ports(1)
+            (port,) = free_ports(1)
             config = place / "popproxy.toml"
             config.write_text(
                 _CONFIG.format(port=port, upstream=upstream, store=store_table(store, place, redis)), "utf-8"

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from tests.bench import account, certs, mail, report
 from tests.bench.blind import BLIND
 from tests.bench.load import Load
-from tests.bench.peers import HEAD, PEERS, PLUGINS, ROOT, Site, environment, free_ports
+from tests.bench.peers import HEAD, PEERS, PLUGINS, ROOT, Site, environment
 from tests.bench.run import Child, options, takes_part
 from tests.bench.scenarios import SCENARIOS, Goal, Reading
 from tests.bench.wires import LoadError
+from tests.ports import free_ports
 
 
 @pytest.fixture

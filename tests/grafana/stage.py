@@ -19,10 +19,11 @@ from tests.integration import dovecot as dovecot_server
 from tests.integration import scanners
 from tests.integration.backend import Backend, User, backend
 from tests.integration.conftest import NAMES, issued, stored
-from tests.integration.daemon import Account, Daemon, free_ports, listening, private_directory
+from tests.integration.daemon import Account, Daemon, listening, private_directory
 from tests.integration.dovecot import OPTIONAL, Dovecot
 from tests.integration.packages import program
 from tests.integration.proxy import FAULTS, PROGRAM, environment, leaks
+from tests.ports import free_ports
 
 LARGE = b"From: x@example.com\nSubject: a large one\n\n" + b"0123456789" * 7 + b"\n"
 LARGE += b"All work and no play makes Jack a dull boy, and that for megabytes.\n" * 120_000

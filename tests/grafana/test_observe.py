@@ -21,8 +21,9 @@ import pytest
 
 from tests.grafana.rules import ROOT, RULES
 from tests.grafana.watchers import shortened
-from tests.integration.daemon import free_ports, private_directory
+from tests.integration.daemon import private_directory
 from tests.integration.packages import PATH
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

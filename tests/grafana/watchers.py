@@ -22,8 +22,9 @@ from typing import Any
 import yaml
 
 from tests.grafana.rules import ROOT, RULES
-from tests.integration.daemon import Daemon, free_ports, private_directory
+from tests.integration.daemon import Daemon, private_directory
 from tests.integration.packages import program
+from tests.ports import free_ports
 
 EXAMPLES = ROOT / "deploy" / "prometheus"
 WINDOW = "8s"

@@ -19,9 +19,10 @@ from tests.integration import dovecot as dovecot_server
 from tests.integration import packages, proxy
 from tests.integration.courier import Courier
 from tests.integration.cyrus import Cyrus
-from tests.integration.daemon import RUNNING, Account, free_ports
+from tests.integration.daemon import RUNNING, Account
 from tests.integration.dovecot import LETTERS, Dovecot
 from tests.integration.proxy import Certificate, Proxy, Setup
+from tests.ports import free_ports
 
 NAMES = ("localhost", "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1")
 

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.integration.daemon import Account, Daemon, free_ports, listening, private_directory, run
+from tests.integration.daemon import Account, Daemon, listening, private_directory, run
 from tests.integration.packages import program, unpacked
 from tests.letters import write_maildir
+from tests.ports import free_ports
 
 AUTHDAEMON = "/usr/lib/courier/courier-authlib/authdaemond"
 MODULES = Path("/usr/lib/courier-authlib")

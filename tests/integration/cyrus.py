@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.integration.daemon import Account, Daemon, free_ports, listening, private_directory, run
+from tests.integration.daemon import Account, Daemon, listening, private_directory, run
 from tests.integration.packages import program, unpacked
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 BIN = Path("/usr/lib/cyrus/bin")

@@ -91,34 +91,6 @@ class Daemon:
         return code
 
 
-def free_ports(count: int, *hosts: str) -> list[int]:
-    """Ports nobody listens on now, free on every one of `hosts` (default 127.0.0.1)."""
-    found: list[int] = []
-    with contextlib.ExitStack() as held:
-        for _ in range(50 * count):
-            first = held.enter_context(socket.socket(_family((hosts or ("127.0.0.1",))[0])))
-            first.bind(((hosts or ("127.0.0.1",))[0], 0))
-            port = int(first.getsockname()[1])
-            if all(_free(host, port, held) for host in hosts[1:]):
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise AssertionError(f"no {count} free ports on {hosts}")
-
-
-def _free(host: str, port: int, held: contextlib.ExitStack) -> bool:
-    probe = held.enter_context(socket.socket(_family(host)))
-    try:
-        probe.bind((host, port))
-    except OSError:
-        return False
-    return True
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def listening(host: str, port: int) -> bool:
     """Whether somebody accepts a connection there."""
     try:

@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.integration.daemon import Account, Daemon, free_ports, listening, private_directory, run
+from tests.integration.daemon import Account, Daemon, listening, private_directory, run
 from tests.integration.packages import program
 from tests.letters import DIFFICULT, write_maildir
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 ACCOUNTS = 250

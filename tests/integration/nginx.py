@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.integration.daemon import Daemon, free_ports, listening, private_directory
+from tests.integration.daemon import Daemon, listening, private_directory
 from tests.integration.packages import program
 from tests.integration.proxy import Certificate
+from tests.ports import free_ports
 
 MODULE = "/usr/lib/nginx/modules/ngx_mail_module.so"
 

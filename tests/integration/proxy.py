@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.daemon import SECRETS, Daemon, free_ports, private_directory
+from tests.integration.daemon import SECRETS, Daemon, private_directory
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "popproxy")

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.integration.conftest import unavailable
-from tests.integration.daemon import Daemon, free_ports, private_directory, run
+from tests.integration.daemon import Daemon, private_directory, run
 from tests.integration.packages import lacking, program
 from tests.integration.proxy import Certificate
+from tests.ports import free_ports
 
 PASSWORD = "redis-secret-7Kq"
 """Of servers that ask for one."""

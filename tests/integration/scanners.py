@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.integration.daemon import Daemon, free_ports, listening, private_directory, run
+from tests.integration.daemon import Daemon, listening, private_directory, run
 from tests.integration.packages import program
+from tests.ports import free_ports
 
 GTUBE = b"XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 """What every scanner calls spam."""

@@ -20,11 +20,12 @@ import trustme
 from tests.integration import nginx as nginx_server
 from tests.integration.backend import Asked, Backend, User, backend
 from tests.integration.conftest import Need, Start
-from tests.integration.daemon import SECRETS, free_ports
+from tests.integration.daemon import SECRETS
 from tests.integration.dovecot import LETTERS, OPTIONAL, Dovecot
 from tests.integration.nginx import Nginx
 from tests.integration.proxy import Certificate, Proxy, Setup
 from tests.integration.proxy import start as start_proxy
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 pytestmark = pytest.mark.integration

@@ -17,6 +17,7 @@ from tests.integration.courier import Courier
 from tests.integration.cyrus import Cyrus
 from tests.integration.daemon import Account
 from tests.integration.dovecot import LETTERS, REQUIRED, Dovecot
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +61,7 @@ def test_dovecot_tells_its_clock(need: Need, authority: trustme.CA, ca_file: Pat
     need("dovecot-pop3d")
     if dovecot_server.modern():
         pytest.fail("Dovecot 2.4 spells APOP and PROXY otherwise: write its config here")
-    (port,) = dovecot_server.free_ports(1, "127.0.0.1")
+    (port,) = free_ports(1, "127.0.0.1")
     more = (
         "auth_mechanisms = plain apop\nhaproxy_trusted_networks = 127.0.0.1\nservice pop3-login {\n"
         f"inet_listener proxied {{\naddress = 127.0.0.1\nport = {port}\nhaproxy = yes\n}}\n}}\n"

@@ -14,9 +14,10 @@ import pytest
 
 from popproxy.run.logs import EventLog
 from tests.integration.conftest import Need, Start
-from tests.integration.daemon import SECRETS, free_ports, run
+from tests.integration.daemon import SECRETS, run
 from tests.integration.packages import program
 from tests.integration.proxy import ROOT, Proxy, Setup, eventually
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ import trustme
 
 from tests.integration import dovecot as dovecot_server
 from tests.integration.conftest import NAMES, Need, Start, issued
-from tests.integration.daemon import free_ports
 from tests.integration.dovecot import CLEAR, LETTERS, REQUIRED, Dovecot
 from tests.integration.proxy import Proxy, Setup, eventually
 from tests.integration.reading import connect, logged_in, url
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 

@@ -18,10 +18,11 @@ from popproxy.config.urls import parse_server
 from popproxy.net.balance import ranking
 from tests.integration import dovecot as dovecot_server
 from tests.integration.conftest import NAMES, Need, Start, issued
-from tests.integration.daemon import Account, free_ports, listening
+from tests.integration.daemon import Account, listening
 from tests.integration.dovecot import Dovecot
 from tests.integration.proxy import Proxy, Setup, eventually
 from tests.integration.reading import connect, url
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 pytestmark = pytest.mark.integration

@@ -17,12 +17,13 @@ import trustme
 
 from tests.integration.clients import Mailbox, curl, curl_url
 from tests.integration.conftest import Need, ProxyTo, Start, stored
-from tests.integration.daemon import Account, Daemon, free_ports, listening, private_directory
+from tests.integration.daemon import Account, Daemon, listening, private_directory
 from tests.integration.dovecot import LETTERS, Dovecot
 from tests.integration.packages import program
 from tests.integration.proxy import PROGRAM, Certificate, Proxy, Setup, environment
 from tests.integration.reading import connect, url
 from tests.letters import as_sent
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 pytestmark = pytest.mark.integration

@@ -21,8 +21,9 @@ from popproxy.state.redis.plan import RedisPlan, Tls, read_url
 from popproxy.state.redis.store import RedisStore
 from popproxy.state.space import Space
 from tests.integration.conftest import stored
-from tests.integration.daemon import free_ports, run
+from tests.integration.daemon import run
 from tests.integration.redis_server import PASSWORD, Redis, cluster, server, watched
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

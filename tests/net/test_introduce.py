@@ -19,6 +19,7 @@ from tests.core.rig import plugin
 from tests.net.running import PASSWORD, USER, Proxy, Setup, both_loops, client_context, eventually, running
 from tests.net.tlspeers import server_side
 from tests.net.upstream import Peer, Script, Upstream, answering
+from tests.ports import free_ports
 from tests.wireclient import WireClient
 
 UNAVAILABLE = b"-ERR [SYS/TEMP] Mail server not available, try again later\r\n"
@@ -175,10 +176,8 @@ def test_a_server_that_is_a_listener_of_ours_is_not_dialed(loop: str, host: str,
 
 def test_a_group_that_holds_us_serves_by_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of the second server leads to us: DNS can change after `popproxy check`."""
-    with Upstream(answering()) as good, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    with Upstream(answering()) as good:
+        (port,) = free_ports(1)
         listeners = (
             f'[[listener]]\nname = "main"\nbind = ["127.0.0.1:{port}"]\ntls = "off"\nauth_before_tls = "allow"\n'
         )
@@ -194,14 +193,6 @@ def test_a_group_that_holds_us_serves_by_the_others(tmp_path: Path, monkeypatch:
 
 
 # Two proxies that lead to each other
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
 
 
 WAYS = {

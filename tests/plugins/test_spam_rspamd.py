@@ -17,8 +17,8 @@ from popproxy_plugins.spam.verdict import ScanFailed, Scored, Unscanned
 from popproxy.api import Header, HttpReply, SessionView
 from popproxy.api.fakes import FakeHttp
 from popproxy.net.services.http import HttpClient
-from tests.integration.daemon import free_ports
 from tests.net.upstream import PATIENCE, Peer, Script, Upstream, slam, stall
+from tests.ports import free_ports
 
 MESSAGE = b"Return-Path: <sender@example.com>\r\nSubject: hi\r\n\r\n.body\r\n"
 ALL = ("from", "rcpt", "deliver_to", "user", "ip")

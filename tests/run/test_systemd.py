@@ -23,6 +23,7 @@ from popproxy.core.limits import Timeouts
 from popproxy.net.listener import BindError
 from popproxy.run.fleet import Status
 from popproxy.run.systemd import Notify, Reports, activated
+from tests.ports import free_ports
 from tests.run.process import PATIENCE, ROOT, Process
 from tests.run.workers import LONG, config
 from tests.wireclient import WireClient
@@ -191,9 +192,7 @@ def test_a_start_that_is_ended_was_never_ready(several: bool, tmp_path: Path) ->
 @pytest.mark.parametrize("several", [False, True])
 def test_sockets_that_systemd_opened(several: bool, tmp_path: Path) -> None:
     """The client that woke the service is served, and so are all after it; by name, whatever the config's port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     path = config(tmp_path, workers=2 if several else 1)
     program = shutil.which("systemd-socket-activate")
     assert program is not None
