@@ -41,6 +41,11 @@ _SWEEP = 16
 _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE."""
 _NOW = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+# One statement: between two, another worker may have made the schema.
+_SCHEMA_FOUND = """
+SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+FROM pragma_application_id, pragma_user_version
+"""
 _KINDS = {
     sqlite3.SQLITE_BUSY: "busy",
     sqlite3.SQLITE_LOCKED: "busy",
@@ -261,9 +266,8 @@ class _Base:
 
     def _empty(self, base: sqlite3.Connection) -> bool:
         """Whether the file has no schema yet. Raises _Foreign for another one than ours."""
-        version = base.execute("PRAGMA user_version").fetchone()[0]
-        application = base.execute("PRAGMA application_id").fetchone()[0]
-        if not version and not application and not base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        application, version, tables = base.execute(_SCHEMA_FOUND).fetchone()
+        if not version and not application and not tables:
             return True
         if application != APPLICATION:
             raise _Foreign(f"{self._path}: a database of another program; name another file for the store")

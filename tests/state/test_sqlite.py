@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import stat
@@ -460,6 +461,36 @@ if child:
     async with opened(tmp_path / "store.db") as (store, _):
         look = Spend("w", Fixed(10**6, 86400), 0)
         assert (await store.run(look))[look].used == 100
+
+
+@pytest.mark.asyncio
+async def test_workers_that_start_at_the_same_moment_make_one_schema(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever one looks at the new file, another one makes the schema right behind that look."""
+    path = tmp_path / "store.db"
+    connect, looks = sqlite3.connect, 0
+
+    class Raced(sqlite3.Connection):
+        def execute(self, statement: str, *given: object) -> sqlite3.Cursor:  # type: ignore[override]
+            nonlocal looks
+            found = super().execute(statement, *given)  # type: ignore[arg-type]
+            if "user_version" in statement or "application_id" in statement or "sqlite_master" in statement:
+                looks += 1
+                row = found.fetchall()
+                other = connect(path, isolation_level=None, timeout=0)
+                with contextlib.suppress(sqlite3.OperationalError):  # it is there already, or being made
+                    for line in ("BEGIN IMMEDIATE", *SCHEMA, "COMMIT"):
+                        other.execute(line)
+                other.close()
+                found = super().execute(f"VALUES {', '.join(str(columns).replace(',)', ')') for columns in row)}")
+            return found
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **more: connect(*given, factory=Raced, **more))
+    async with opened(path) as (store, _):
+        await store.run(Lease("k", 9))
+        assert looks
+        assert await places(store) == 1
 
 
 @pytest.mark.asyncio
