@@ -233,7 +233,7 @@ class _Process:
         written = LogPlan(form, level, None if file is None else Path(file), users)
         log = self._log = open_log(written, arguments["salt"], self._slot)
         logging.getLogger().handlers[:] = [LibraryHandler(log)]
-        metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
+        metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         metrics.build(type(self._loop).__module__.partition(".")[0])
         metrics.config(plan.hash)
         told = log if self._slot == 0 else _Others(log)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import re
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 from tests.net.upstream import Upstream, answering
-from tests.run.process import PATIENCE, Process, program
+from tests.ports import free_ports
+from tests.run.process import PATIENCE, Process, get, program
 from tests.wireclient import WireClient
 
 CONFIG = """
@@ -77,3 +82,42 @@ def talk(address: tuple[str, int], process: Process, *files: Path) -> int:
         if both():
             return done
     raise AssertionError("the kernel gave all connections to one worker")
+
+
+def test_what_waits_for_a_reader_is_shown_and_holds_nobody_up(tmp_path: Path) -> None:
+    port, admin = free_ports(2)
+    config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{port}").format(server="pop3+clear://127.0.0.1:9")
+    (tmp_path / "popproxy.toml").write_text(f'{config}[admin]\nbind = "127.0.0.1:{admin}"\n')
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDWR)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+
+    def waits() -> bool:
+        with WireClient(("127.0.0.1", port), timeout=PATIENCE) as client:
+            assert client.single(b"QUIT").startswith(b"+OK")
+        found = re.search(rb"^popproxy_log_queue_bytes (\S+)$", get(f"127.0.0.1:{admin}", "/metrics")[1], re.MULTILINE)
+        return found is not None and float(found[1]) > 0
+
+    with program(tmp_path, "serve", "--config", "popproxy.toml") as process:
+        process.until(lambda: ready(admin))
+        process.until(waits)
+        # Somebody reads again: nothing keeps it from ending.
+        threading.Thread(target=drain, args=(reader,)).start()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+        os.write(reader, b"the end\n")
+
+
+def ready(admin: int) -> bool:
+    """Whether it takes sessions."""
+    try:
+        return get(f"127.0.0.1:{admin}", "/readyz")[0] == 200
+    except OSError:
+        return False
+
+
+def drain(reader: int) -> None:
+    """Read to the end."""
+    while not os.read(reader, 65536).endswith(b"the end\n"):
+        pass
+    os.close(reader)
