@@ -41,8 +41,8 @@ BOARD = Board(
         ),
         tile(
             "Servers out",
-            "Upstream servers out of rotation. Logins go to those that are left; if none is left nobody gets mail. "
-            "Look at the upstreams board for why.",
+            "Upstream servers that all workers have out of rotation. Logins go to those that are left; if none is "
+            "left nobody gets mail. Look at the upstreams board for why.",
             "none", "count(min by (upstream, server) (popproxy_upstream_up) == 0) or vector(0)",
             w=3, marks=above(1), decimals=0, board="popproxy-upstreams",
         ),
@@ -70,9 +70,9 @@ BOARD = Board(
         ),
         tile(
             "Fullest listener",
-            "Connections of the fullest listener against its max_connections. Above 85 % raise the limit and "
-            "LimitNOFILE=, or find out what keeps sessions open.",
-            "percentunit", "max(popproxy_connections_active / (popproxy_connections_limit > 0))",
+            "Connections of the fullest worker of the fullest listener against its share of max_connections; at 100 % "
+            "it turns clients away. Above 85 % raise the limit and LimitNOFILE=, or find out what keeps sessions open.",
+            "percentunit", "max(popproxy_connections_used_ratio)",
             w=3, marks=above(0.7, 0.85), none="no limit", decimals=0, board="popproxy-runtime",
         ),
         tile(
@@ -184,6 +184,7 @@ BOARD = Board(
                         Column("", "max by (job, instance, version) (popproxy_build_info)"),
                         Column("", "max by (job, instance, hash) (popproxy_config_info)"),
                         Column("Connections", total("connections_active", by="job, instance")),
+                        Column("of", total("connections_limit", by="job, instance")),
                         Column("Logins", rate("auth_attempts", 'result="ok"', "job, instance"), "ops"),
                         Column("Loop lag p99", quantile(0.99, "event_loop_lag_seconds", "job, instance"), "s",
                                above(0.05, 0.1)),

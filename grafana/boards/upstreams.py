@@ -1,8 +1,11 @@
 """The servers behind: which are in rotation, how fast they are, and what is wrong with the others."""
 
 from grafana.boards.board import Board, Row
-from grafana.boards.panels import GREEN, RED, Column, Query, above, at_least, bars, lines, rows, tile, timeline
+from grafana.boards.panels import GREEN, RED, YELLOW, Column, Query, above, at_least, bars, lines, rows, tile, timeline
 from grafana.boards.query import each, increase, quantile, rate, share, total
+
+_SEEN = "ceil(popproxy_upstream_up) + floor(popproxy_upstream_up)"
+"""2: all workers have the server in rotation, 1: some, 0: none."""
 
 BOARD = Board(
     uid="popproxy-upstreams",
@@ -13,14 +16,15 @@ BOARD = Board(
     first=(
         tile(
             "Servers in rotation",
-            "Servers that every instance sends logins to. 0 is an outage. Compare with what you have configured; the "
-            "timeline says since when one is out.",
-            "none", "sum(min by (upstream, server) (popproxy_upstream_up))", marks=at_least(1), decimals=0,
+            "Servers that every worker of every instance sends logins to. 0 is an outage, or a worker that sees none. "
+            "Compare with what you have configured; the timeline says since when one is out.",
+            "none", "count(min by (upstream, server) (popproxy_upstream_up) == 1) or vector(0)",
+            marks=at_least(1), decimals=0,
         ),
         tile(
             "Servers out",
-            "Servers out of rotation at one instance or more. popproxy upstreams shows why and when they are tried "
-            "again; popproxy doctor --upstream NAME finds out what is wrong.",
+            "Servers that all workers of one instance or more have out of rotation. popproxy upstreams shows why and "
+            "when they are tried again; popproxy doctor --upstream NAME finds out what is wrong.",
             "none", "count(min by (upstream, server) (popproxy_upstream_up) == 0) or vector(0)",
             marks=above(1), decimals=0,
         ),
@@ -51,10 +55,11 @@ BOARD = Board(
         ),
         timeline(
             "Rotation",
-            "Each server over time: green in rotation, red out. One red band is a server; all red at once is the "
-            "network, DNS or a CA; short red bands that repeat are flapping: raise its fall and rise.",
-            Query("min by (upstream, server) (popproxy_upstream_up)", "{{upstream}} {{server}}"),
-            {"0": ("out", RED), "1": ("in rotation", GREEN)},
+            "Each server over time: green in rotation, red out, yellow out at some of the workers. One red band is a "
+            "server; all red at once is the network, DNS or a CA; short red bands that repeat are flapping: raise its "
+            "fall and rise.",
+            Query(f"min by (upstream, server) ({_SEEN})", "{{upstream}} {{server}}"),
+            {"0": ("out", RED), "1": ("out at some", YELLOW), "2": ("in rotation", GREEN)},
             w=14,
         ),
         rows(
@@ -63,8 +68,8 @@ BOARD = Board(
             "the one that is out, then with the one that changes most.",
             {"upstream": "Upstream", "server": "Server"},
             (
-                Column("Now", "min by (upstream, server) (popproxy_upstream_up)",
-                       words={"0": ("out", RED), "1": ("in", GREEN)}),
+                Column("Now", f"min by (upstream, server) ({_SEEN})",
+                       words={"0": ("out", RED), "1": ("some", YELLOW), "2": ("in", GREEN)}),
                 Column("Went out", increase("upstream_state_changes", 'to="down"', "upstream, server"), "none",
                        above(1, 4)),
                 Column("Bad probes", increase("upstream_health_checks", 'result!="ok"', "upstream, server"), "none",
@@ -108,12 +113,12 @@ BOARD = Board(
             (
                 lines(
                     "Sessions against the limit",
-                    "Share of max_sessions that is taken, for upstreams that have one. At 100 % logins wait: raise "
-                    "it, if the server can bear that.",
+                    "Share of max_sessions that is taken at the fullest worker, for upstreams that have one. At 100 % "
+                    "logins wait: raise it, if the server can bear that.",
                     "percentunit",
                     Query(
-                        "sum by (upstream) (popproxy_upstream_connections_active) / (sum by (upstream) "
-                        "(popproxy_upstream_connections_limit) > 0)",
+                        "max by (upstream) (popproxy_upstream_connections_used_ratio) and sum by (upstream) "
+                        "(popproxy_upstream_connections_limit) > 0",
                         "{{upstream}}",
                     ),
                     w=6, marks=above(0.85), high=1, none="no upstream has max_sessions",

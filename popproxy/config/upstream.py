@@ -86,8 +86,9 @@ class Health(Model):
     probe: Duration | None = Field(
         default=None,
         examples=["10s"],
-        description="How often each server is probed: connection, TLS, greeting; never a login and never QUIT. Without "
-        "it, never: logins are probes enough where there are many.",
+        description="How often each server is probed: connection, TLS, greeting; never a login and never QUIT. "
+        "Without it only those that are out of rotation and that no login tries, twice a minute: logins are probes "
+        "enough where there are many.",
     )
 
 

@@ -157,6 +157,10 @@ class WorkerMetrics:
         self._log_queue[0] = self._waiting()
         self._tasks[0] = self.tasks()
         self._buffers.measure()
+        for listener in list(self._listeners.values()):
+            listener.measure()
+        for upstream in list(self._upstreams.values()):
+            upstream.measure()
         yield from self._families.blocks(self._exemplars.of)
         yield from self._counters.blocks()
 

@@ -22,6 +22,8 @@ USES: dict[str, str] = {
     "accept_failures": "Anything: raise LimitNOFILE of the service, or give memory.",
     "connections_active": "Divide by `connections_limit`: above 0.8 raise the limit or add a host.",
     "connections_limit": "The divisor of `connections_active`.",
+    "connections_used_ratio": "The kernel deals clients out, not evenly: a worker that is full turns them away while "
+    "others have room. At 1 it does; above 0.85 raise the limit or add a host.",
     "proxy_protocol_errors": "`signature`, `timeout`, `eof`: somebody who is `trusted` sends no header (a health check "
     "of the balancer?); others: the header is broken.",
     "tls_handshakes": "Who still needs TLS 1.2, before `minimum` is raised; `resumed` low: clients come from afar.",
@@ -49,17 +51,21 @@ USES: dict[str, str] = {
     "protocol_violations": "`side=\"upstream\"`: the server is broken, look at its log; `client`: a bad program or an "
     "attack, `popproxy tap` shows it.",
     "transferred_bytes": "Traffic. Clients' `sent` above upstreams' `received`: plugins make messages longer.",
-    "messages": "What users do. DELE far below RETR: they leave mail on the server.",
-    "message_size_bytes": "For sizing `limits.spool_memory`.",
+    "messages": "What users do. DELE far below RETR: they leave mail on the server. `ok` is the answer, +OK; how many "
+    "messages came whole is `message_size_bytes_count`.",
+    "message_size_bytes": "For sizing `limits.spool_memory`. Messages that broke off are not in it.",
     "backpressure_pauses": "Of a side: how often it was not read, because the other one is slow.",
-    "buffered_bytes": "Held in memory for peers that are slow (buffers above 64 KiB). Grows without end: report it.",
+    "buffered_bytes": "Held in memory for peers that are slow. A buffer counts from 64 KiB on until it is taken; what "
+    "less waits in others does not. Grows without end: report it.",
     "upstream_connections": "Anything but `ok`: the word says what failed; `popproxy doctor --upstream U` says why.",
     "upstream_connect_duration_seconds": "Which part of a dial is slow: name service, network, TLS, or the server "
     "itself (`greeting`). Probes count, too.",
     "upstream_login_duration_seconds": "The upstream's own authentication. Servers answer a failure late by intention.",
     "upstream_connections_active": "Divide by `upstream_connections_limit`.",
     "upstream_connections_limit": "0: no limit.",
-    "upstream_up": "0: no new logins go there. All of an upstream at 0: nobody can log in.",
+    "upstream_connections_used_ratio": "At 1 logins wait at a worker, though others may have room.",
+    "upstream_up": "0: no new logins go there, all workers say so. All of an upstream at 0: nobody can log in. In "
+    "between: some workers do not reach it, or have not tried it again (`popproxy upstreams`, by worker in the log).",
     "upstream_state_changes": "More than a few an hour: the server flaps; take it out (`popproxy upstreams drain`).",
     "upstream_health_checks": "What probes found, before a login would.",
     "upstream_retries": "Logins that were saved by another server; the reason is what to repair.",
@@ -136,12 +142,12 @@ themselves (`popproxy_plugin_<plugin>_<name>_total`) have at most 500 values eac
 ## Several workers
 
 One `/metrics` shows all workers as one: counters and histograms are the sum, also of workers that have died (a counter
-never goes down); gauges merge as their type says in the table (sum, highest, lowest). A worker that does not answer
-within two seconds is shown with what it said last, and `popproxy_worker_scrape_ok` says so. Only `popproxy_worker_*`
-tells one from another. `process_*` and `python_gc_*` are the sum over all processes, but for
+never goes down); gauges merge as their type says in the table (sum, highest, lowest, mean). A worker that does not
+answer within two seconds is shown with what it said last, and `popproxy_worker_scrape_ok` says so. Only
+`popproxy_worker_*` tells one from another. `process_*` and `python_gc_*` are the sum over all processes, but for
 `process_start_time_seconds` (the oldest process), `process_open_fds` (the process that has the most) and
-`process_max_fds` (the least), as each process has a limit of its own. What a worker counted between the last scrape and
-its death is lost.
+`process_max_fds` (the least), as each process has a limit of its own. Workers tell what they have counted every five
+seconds, whether somebody scrapes or not: what one counted after that is lost when it is killed.
 
 ## Exemplars
 

@@ -9,6 +9,7 @@ Pure: no clock, no sockets, no tasks. Whoever asks the workers (a supervisor) sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -79,7 +80,7 @@ def _min(one: Number, other: Number) -> Number:
     return min(one, other)
 
 
-_FOLDS: Mapping[str, Fold] = {"sum": _sum, "max": _max, "min": _min}
+_FOLDS: Mapping[str, Fold] = {"sum": _sum, "max": _max, "min": _min, "mean": _sum}
 _Metrics = dict[str, _Held]
 
 
@@ -188,9 +189,16 @@ class Merger:
         """Everything merged, in the order of the table. ``own`` is what the supervisor itself counts (its process,
         the config it has read): it merges like the snapshot of one worker more, and is not kept."""
         total: _Metrics = {}
+        said: Counter[tuple[str, Values]] = Counter()
         for source in (self._carried, *(held for _, held in sorted(self._live.items())), _taken(own)):
             for name, held in source.items():
                 _fold(total, name, held, _FOLDS[held.merge])
+                if held.merge == "mean":
+                    said.update((name, values) for values in held.series)
+        for (name, values), sources in said.items():
+            number = total[name].series[values]
+            assert not isinstance(number, list)
+            total[name].series[values] = number / sources
         found = [held.block() for held in total.values()]
         found += [block for block in map(block_of, self._own()) if block[-1]]
         return sorted(found, key=lambda block: (_ORDER.get(block[1], len(_ORDER)), block[1]))

@@ -115,8 +115,8 @@ class ListenerMeter:
     __slots__ = (
         "_accept_failures", "_active", "_attempts", "_auth_time", "_bytes", "_connections", "_ended", "_exemplars",
         "_families", "_hooks", "_latency", "_life", "_limit", "_messages", "_name", "_pauses", "_proxy", "_rejected",
-        "_sizes", "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_violations", "buffers", "commands",
-        "pipelined",
+        "_sizes", "_states", "_tls", "_tls_failed", "_tls_time", "_transfer", "_used", "_violations", "buffers",
+        "commands", "pipelined",
     )  # fmt: skip
 
     def __init__(
@@ -144,6 +144,7 @@ class ListenerMeter:
         self._pauses = counters["backpressure_pauses"].bind()
         self._active = gauges["connections_active"].bind(name)
         self._limit = gauges["connections_limit"].bind(name)
+        self._used = gauges["connections_used_ratio"].bind(name)
         self._accept_failures = counters["accept_failures"].bind(name)
         self._states = gauges["sessions_active"].bind(name)
         self._tls_time = histograms["tls_handshake_duration_seconds"].bind(name)
@@ -218,6 +219,10 @@ class ListenerMeter:
         """How many connections the listener takes at once."""
         self._limit[0] = connections
 
+    def measure(self) -> None:
+        """Somebody scrapes: how full it is."""
+        self._used[0] = _share(self._active[0], self._limit[0])
+
     def accept_failed(self) -> None:
         """The system had no descriptor or memory left for a client."""
         self._accept_failures[0] += 1
@@ -278,7 +283,7 @@ class UpstreamMeter:
 
     __slots__ = (
         "_active", "_dials", "_families", "_limit", "_login", "_name", "_phases", "_queue", "_queue_time", "_queued",
-        "_retries",
+        "_retries", "_used",
     )  # fmt: skip
 
     def __init__(self, families: Families, name: str) -> None:
@@ -286,6 +291,7 @@ class UpstreamMeter:
         self._families = families
         self._retries = families.counters["upstream_retries"].bind(name)
         self._limit = families.gauges["upstream_connections_limit"].bind(name)
+        self._used = families.gauges["upstream_connections_used_ratio"].bind(name)
         self._queue = families.gauges["upstream_queue_length"].bind(name)
         self._queued = families.counters["upstream_queued"].bind(name)
         self._queue_time = families.histograms["upstream_queue_duration_seconds"].bind(name)[0]
@@ -317,6 +323,10 @@ class UpstreamMeter:
     def limit(self, connections: int) -> None:
         """How many connections there may be, 0 for no bound."""
         self._limit[0] = connections
+
+    def measure(self) -> None:
+        """Somebody scrapes: how full it is."""
+        self._used[0] = _share(self._active[0], self._limit[0])
 
     def retry(self, reason: str) -> None:
         """A login goes to another server because of a fault of this kind."""
@@ -352,3 +362,7 @@ class UpstreamMeter:
         if result != "full":
             self._queue_time[bisect_left(FAST, seconds)] += 1
             self._queue_time[-1] += seconds
+
+
+def _share(used: float, limit: float) -> float:
+    return used / limit if limit else 0.0

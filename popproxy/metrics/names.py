@@ -53,7 +53,7 @@ from popproxy.wire.commands import VERB_NAMES
 PREFIX = "popproxy_"
 
 Kind = Literal["counter", "gauge", "histogram"]
-Merge = Literal["sum", "max", "min"]
+Merge = Literal["sum", "max", "min", "mean"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +172,10 @@ _TABLE: tuple[Metric, ...] = (
     Metric("connections_active", "gauge", "Client connections open now.", _L, start={}),
     Metric("connections_limit", "gauge", "Client connections allowed at once.", _L, start={}),
     Metric(
+        "connections_used_ratio", "gauge", "Share of its connections that the fullest worker has open.", _L,
+        merge="max", start={},
+    ),
+    Metric(
         "proxy_protocol_errors", "counter", "Bad or missing PROXY headers.", _L,
         (enum("reason", *PROXY_ERRORS, OTHER),), start={"reason": ("signature", "timeout", "eof")},
     ),
@@ -243,7 +247,7 @@ _TABLE: tuple[Metric, ...] = (
         (enum("side", *SIDES), enum("direction", "received", "sent")), start={},
     ),
     Metric(
-        "messages", "counter", "Messages retrieved, looked into and deleted.", (),
+        "messages", "counter", "RETR, TOP and DELE by their answer.", (),
         (enum("verb", "RETR", "TOP", "DELE"), enum("result", "ok", "err")), start={},
     ),
     Metric("message_size_bytes", "histogram", "Sizes of retrieved messages.", (), buckets=SIZES, start={}),
@@ -252,7 +256,7 @@ _TABLE: tuple[Metric, ...] = (
         (enum("side", *SIDES, OTHER),), start={"side": SIDES},
     ),
     Metric(
-        "buffered_bytes", "gauge", "Octets that wait for a peer which takes them slowly.", (),
+        "buffered_bytes", "gauge", "Octets in buffers that are full because a peer takes them slowly.", (),
         (enum("side", *SIDES),), start={},
     ),
     Metric(
@@ -268,7 +272,14 @@ _TABLE: tuple[Metric, ...] = (
     ),
     Metric("upstream_connections_active", "gauge", "Connections to the upstream now.", _U, start={}),
     Metric("upstream_connections_limit", "gauge", "Connections to the upstream allowed at once, 0 for no limit.", _U),
-    Metric("upstream_up", "gauge", "1 if the server is in rotation.", _S, merge="min", start={}),
+    Metric(
+        "upstream_connections_used_ratio", "gauge",
+        "Share of its connections to the upstream that the fullest worker has open, 0 without a limit.", _U,
+        merge="max", start={},
+    ),
+    Metric(
+        "upstream_up", "gauge", "Share of the workers that have the server in rotation.", _S, merge="mean", start={},
+    ),
     Metric(
         "upstream_state_changes", "counter", "Times the server left rotation or came back.", _S,
         (enum("to", *TURNS),), start={},

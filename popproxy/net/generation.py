@@ -237,11 +237,12 @@ class Generation:
         self._show()
         for name, dialer in self.dialers.items():
             dialer.group.join()
+            prober = Prober(dialer, plan.timeouts)
             if dialer.plan.health.probe:
-                prober = Prober(dialer, plan.timeouts)
-                self._probes[name] = [
-                    self.tasks.spawn(prober.run(member, place)) for place, member in enumerate(dialer.group.members)
-                ]
+                probes = [prober.run(member, place) for place, member in enumerate(dialer.group.members)]
+            else:
+                probes = [prober.untried()]
+            self._probes[name] = [self.tasks.spawn(probe) for probe in probes]
 
     def _show(self) -> None:
         """What the gauges say of a plan."""

@@ -318,6 +318,10 @@ class Group:
         elif member.breaker.answered(now):
             self._turned(member, None, now - since)
 
+    def untried(self, member: Member) -> bool:
+        """Whether it is out of rotation and a login might try it, but none does."""
+        return member.breaker.state == "down" and member.breaker.next_trial(self._clock()) == 0
+
     def release(self, member: Member) -> None:
         """See Lease."""
         member.load.sessions -= 1

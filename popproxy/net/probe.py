@@ -18,6 +18,9 @@ from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
 from popproxy.wire.replies import parse_status
 
+UNTRIED_SECONDS = 30.0
+"""How often a server that is out of rotation and that no login tries is probed where ``health.probe`` does not say:
+nobody else would find out that it is back."""
 _LONGEST = 8192
 
 
@@ -77,6 +80,15 @@ class Prober:
         while True:
             await self.once(member)
             await asyncio.sleep(interval)
+
+    async def untried(self) -> None:
+        """Probe servers that are out of rotation and that no login tries, again and again."""
+        group = self._dialer.group
+        while True:
+            await asyncio.sleep(UNTRIED_SECONDS)
+            for member in group.members:
+                if group.untried(member):
+                    await self.once(member)
 
     async def once(self, member: Member) -> Failure | None:
         """One probe that counts: in the metrics, and for or against the server."""

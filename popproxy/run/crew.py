@@ -30,12 +30,14 @@ _ALONE_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class Pace:
     """Times in seconds: between two beats of a worker; for how long it may be mute; for how long one must have served
-    for its death not to count as the next in a row; and the longest wait before a start."""
+    for its death not to count as the next in a row; the longest wait before a start; and between two times that workers
+    tell what they counted, of which the last is lost when one is killed."""
 
     beat: float = BEAT
     mute: float = 10.0
     settled: float = SETTLED
     longest: float = LONGEST
+    counts: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,9 @@ class _Supervisor:
         self._since = time.time()
         self._merger = Merger()
         self._blocks: list[Block] = []
-        self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped)
+        self._pace = pace
+        self._gathered = 0.0
+        self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         self._reports = Reports(self.status, lambda: self._crew.heard())
         self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics, self._reports.reloading)
         self._held = bool(given)
@@ -183,6 +185,8 @@ class _Supervisor:
         done = starting.result()
         if done.code == 0:
             self.state = ""
+            if admin is not None:
+                self._spawn(self._remember())
             self._log.event("info", "started", seconds=round(time.monotonic() - self._began, 3))
             return EX_OK
         code = EX_UNAVAILABLE if done.code is None else done.code
@@ -278,8 +282,18 @@ class _Supervisor:
 
     # Metrics
 
+    async def _remember(self) -> None:
+        """Gather so often that little is lost with a worker, however seldom somebody scrapes."""
+        while True:
+            due = self._gathered + self._pace.counts - time.monotonic()
+            if due <= 0:
+                await self._gather()
+            else:
+                await asyncio.sleep(due)
+
     async def _gather(self) -> None:
         """Have all workers tell what they counted."""
+        self._gathered = time.monotonic()
         for answer in await self.ask("metrics", {}):
             if answer.status == 200:
                 self._merger.snapshot(answer.slot, answer.value)

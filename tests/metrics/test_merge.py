@@ -64,12 +64,13 @@ def test_counters_and_histograms_add_up_and_gauges_go_by_their_rule() -> None:
                 counter("c", {("a",): n, (str(slot),): n}),
                 hist("h", n, 0, 1, 2.5 * n),
                 gauge("g_sum", "sum", n), gauge("g_min", "min", low), gauge("g_max", "max", high),
+                gauge("g_mean", "mean", low),
             ],
         )  # fmt: skip
     assert flat(block for block in merger.blocks() if "worker" not in block[1]) == {
         ("c", ("a",)): 11, ("c", ("0",)): 1, ("c", ("1",)): 10,
         ("h[0]", ()): 11, ("h[1]", ()): 0, ("h[2]", ()): 2, ("h[3]", ()): 27.5,
-        ("g_sum", ()): 11, ("g_min", ()): 0, ("g_max", ()): 9,
+        ("g_sum", ()): 11, ("g_min", ()): 0, ("g_max", ()): 9, ("g_mean", ()): 0.5,
     }  # fmt: skip
 
 
@@ -89,6 +90,19 @@ def test_a_dead_worker_leaves_its_counters_and_takes_its_gauges() -> None:
     merger.snapshot(1, [counter("c", {("a",): 1}), gauge("g", "sum", 4)])
     found = flat(merger.blocks())
     assert (found["c", ("a",)], found["g", ()]) == (11, 4)
+
+
+def test_a_mean_is_of_those_who_say_something() -> None:
+    """Of three workers one has died, and one does not know the server that the third has out of rotation."""
+    merger = Merger()
+    for slot, up in enumerate((1.0, 0.0)):
+        merger.snapshot(slot, [gauge("up", "mean", up)])
+    merger.snapshot(2, [])
+    assert flat(merger.blocks())["up", ()] == 0.5
+    merger.died(0)
+    assert flat(merger.blocks())["up", ()] == 0
+    merger.died(1)
+    assert ("up", ()) not in flat(merger.blocks())
 
 
 def test_what_the_supervisor_says_of_its_workers() -> None:

@@ -138,6 +138,7 @@ def test_connections(seen: Seen) -> None:
     assert seen("connections_total", listener="pop3") == 3
     assert seen("connections_active", listener="pop3") == 2
     assert seen("connections_limit", listener="pop3") == 500
+    assert seen("connections_used_ratio", listener="pop3") == 2 / 500
     assert seen("connections_rejected_total", listener="pop3", reason="limit") == 1
     assert seen("connections_rejected_total", listener="pop3", reason="_other") == 1
 

@@ -173,6 +173,23 @@ def test_a_dead_server_is_known_before_a_login(loop: str, tmp_path: Path) -> Non
             assert proxy.sample("upstream_connections_total", upstream="main", result="ok") == 1
 
 
+@both_loops
+def test_a_server_that_nobody_tries_comes_back_without_a_login(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `probe`, too: else one that was down when the last user went home would look down until the morning."""
+    monkeypatch.setattr("popproxy.net.probe.UNTRIED_SECONDS", 0.02)
+    tail = "[upstream.main.health]\nfall = 1\nbackoff = 0.1\nlongest = 0.1"
+    with Upstream(slam, slam, greets) as flaky:
+        with running(Setup([flaky.url], loop, tail=tail), tmp_path) as proxy:
+            with proxy.client() as client:
+                assert client.user_pass(b"ann", b"x") == UNAVAILABLE
+            proxy.wait("upstream_up")
+            labels = {"upstream": "main", "server": flaky.url[13:], "result": "ok"}
+            assert proxy.sample("upstream_health_checks_total", **labels) == 1
+            assert state(proxy, flaky) == 1
+
+
 def test_a_server_whose_logins_fail_is_not_brought_back_by_its_greeting(tmp_path: Path) -> None:
     with Upstream(at_login(b"-ERR [SYS/TEMP] no disk\r\n")) as full:
         with running(Setup([full.url], tail=PROBED), tmp_path) as proxy:

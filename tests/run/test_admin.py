@@ -1,6 +1,7 @@
 """The admin listener over real sockets, on asyncio and on uvloop."""
 
 import asyncio
+import gzip
 import json
 import socket
 import stat
@@ -142,8 +143,13 @@ def test_metrics_of_a_worker() -> None:
         await admin.start(LOOPBACK)
         _, plain, text = await ask(admin, "GET /metrics")
         _, openmetrics, open_text = await ask(admin, "GET /metrics", "Accept: application/openmetrics-text")
+        _, packed, octets = await ask(admin, "GET /metrics", "Accept-Encoding: br, gzip;q=0.5")
+        _, refused, _ = await ask(admin, "GET /metrics", "Accept-Encoding: gzip;q=0")
         await admin.stop()
         assert b'\npopproxy_connections_total{listener="pop3"} 1.0\n' in text
+        assert packed["content-encoding"] == "gzip"
+        assert b'\npopproxy_connections_total{listener="pop3"} 1.0\n' in gzip.decompress(octets)
+        assert "content-encoding" not in plain and "content-encoding" not in refused
         assert plain["content-type"].startswith("text/plain")
         assert openmetrics["content-type"].startswith("application/openmetrics-text")
         assert open_text.endswith(b"# EOF\n")

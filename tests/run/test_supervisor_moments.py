@@ -92,6 +92,42 @@ sys.exit(supervise(again()[0], again, "uvloop", (), Pace(settled=0.0)))
 """
 
 
+TOLD = """
+import sys
+from pathlib import Path
+from popproxy.config.load import load
+from popproxy.metrics.merge import Merger
+from popproxy.run.crew import Pace
+from popproxy.run.supervisor import supervise
+
+snapshot = Merger.snapshot
+
+def taken(self, slot, blocks):
+    snapshot(self, slot, blocks)
+    if any(name == "popproxy_connections" and any(count for _, count in series) for _, name, *_, series in blocks):
+        Path("told").touch()
+
+Merger.snapshot = taken
+
+def again():
+    return load(Path({path!r})), ()
+
+sys.exit(supervise(again()[0], again, "uvloop", (), Pace(settled=0.0, counts=0.1)))
+"""
+
+
+def test_a_worker_that_is_killed_had_told_what_it_counted(tmp_path: Path) -> None:
+    """Though nobody has scraped."""
+    with script(tmp_path, TOLD.format(path=str(config(tmp_path)))) as process:
+        ours = Workers(process)
+        with ours.client():
+            process.until((tmp_path / "told").exists)
+        for slot in (0, 1):
+            ours.back(slot, ours.kill(slot))
+        assert ours.metrics()['popproxy_connections_total{listener="main"}'] == 1
+        ours.end()
+
+
 def test_an_address_goes_while_a_worker_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         going = taken.getsockname()

@@ -7,6 +7,8 @@ is imported when the listener starts: the command line does without it.
 from __future__ import annotations
 
 import asyncio
+import gzip
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -129,8 +131,18 @@ class Admin:
         if self._gather is not None:
             await self._gather()
         accept = ",".join(request.headers.getall("Accept", []))
-        body, content_type = await asyncio.get_running_loop().run_in_executor(self._thread, self._render, accept)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        packed = _takes_gzip(request.headers.getall("Accept-Encoding", []))
+        body, headers = await asyncio.get_running_loop().run_in_executor(self._thread, self._exposed, accept, packed)
+        return web.Response(body=body, headers=headers)
+
+    def _exposed(self, accept: str, packed: bool) -> tuple[bytes, dict[str, str]]:
+        """In the thread."""
+        body, content_type = self._render(accept)
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if packed:
+            headers["Content-Encoding"] = "gzip"
+            body = gzip.compress(body, 1)
+        return body, headers
 
     async def _healthz(self, request: web.Request) -> web.Response:
         from aiohttp import web
@@ -144,3 +156,12 @@ class Admin:
         if reason is None:
             return web.json_response({"ready": True})
         return web.json_response({"ready": False, "reason": reason}, status=503)
+
+
+def _takes_gzip(headers: Sequence[str]) -> bool:
+    """What Accept-Encoding says (RFC 9110 section 12.5.3), as far as scrapers use it."""
+    for coding in ",".join(headers).lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";")
+        if name == "gzip":
+            return re.fullmatch(r"q=0(\.0*)?", weight) is None
+    return False
