@@ -21,7 +21,7 @@ from popproxy.core.meter import ERR, OK, TIMEOUT, UPSTREAM_LOST
 from popproxy.core.phases import Phase
 from popproxy.core.pouring import Pouring
 from popproxy.wire.commands import VERBS
-from popproxy.wire.framer import BodyScanner
+from popproxy.wire.framer import BodyScanner, body_end
 from popproxy.wire.replies import err, parse_status
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Answers:
 
     __slots__ = (
         "_all_ok",
-                "_since",
+        "_limit",
+        "_since",
         "careful",
         "held",
         "lost",
@@ -72,7 +73,8 @@ class Answers:
         self.pours = Pouring(self)
         self.scanner = BodyScanner()
         self._since = 0.0
-        self._all_ok = _all_ok(transaction.s.plan.limits.reply)
+        self._limit = transaction.s.plan.limits.reply
+        self._all_ok = _all_ok(self._limit)
 
     @property
     def pouring(self) -> bool:
@@ -81,7 +83,7 @@ class Answers:
 
     @property
     def waiting(self) -> bool:
-        """Whether upstream octets must wait."""
+        """Whether upstream octets must wait. While they must, the session's ``want_upstream`` is not set."""
         return self.careful.waiting or self.paused or self.pours.source is not None
 
     @property
@@ -92,19 +94,27 @@ class Answers:
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
         t = self.t
+        s = t.s
         if self.held:
             data = self.held + data
             self.held = b""
-        if self.careful.waiting or self.paused or self.pours.source is not None:
+        if not s.want_upstream and self.waiting:
             self._set_aside(data)
             return
-        now = t.s.clock()
+        now = s.clock()
         self.said = 0
-        if self.streaming or len(t.flight) < 2 or not self._all_good(data, now):
+        flight = t.flight
+        # Two that are single: otherwise it is not worth a look at all of the chunk.
+        several = len(flight) > 1 and not (flight[0][0] or flight[1][0] or self.streaming)
+        if not (several and self._all_good(data, now)):
             self.reading = True
             self._replies(data, now)
             self.reading = False
-        t.moved(now)
+        if s.want_client and not (t.backlog or t.rest or s.deaf):
+            # Nothing has waited for this.
+            t.clocked(now)
+        else:
+            t.moved(now)
 
     def _all_good(self, data: bytes, now: float) -> bool:
         """The fast road: nothing but positive single lines, as many as single-line replies are due."""
@@ -145,11 +155,12 @@ class Answers:
 
     def _replies(self, data: bytes, now: float) -> None:
         t = self.t
+        s = t.s
         flight = t.flight
-        out = t.s.to_client
+        out = s.to_client
         start = place = 0
         size = len(data)
-        while place < size:
+        while place < size and flight:
             if self.streaming:
                 end = self.scanner.scan(data, place)
                 stop = size if end < 0 else end
@@ -164,29 +175,36 @@ class Answers:
                     self.careful.pour_in(self.sink, data[place:stop], end >= 0, now)
                     place = start = stop
             else:
-                behind = self._status_end(data, place)
-                if behind <= 0:
-                    break
                 kind, verb, at, thing = flight[0]
-                good = data[place] == 0x2B
+                good = data[place : place + 4] in _GOOD
+                behind = data.find(b"\n", place) + 1
+                # RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only.
+                if (
+                    not (good or data[place : place + 5] in _BAD)
+                    or not 0 < behind - place <= self._limit
+                    or data.find(b"\r", place, behind) != behind - 2
+                ):
+                    break
                 if kind == CAREFUL:
                     if start < place:
                         out.append(data[start:place])
                     line = data[place:behind]
                     place = start = behind
                     self.careful.reply(thing, line, good, now)
-                elif kind == MULTI and good:
-                    self.count(verb, OK, now - at)
-                    place = behind
-                    self.stream(None, now)
-                    continue
                 else:
-                    flight.popleft()
                     self.count(verb, OK if good else ERR, now - at)
                     place = behind
+                    if kind == MULTI and good:
+                        place = body_end(data, behind)
+                        if place < 0:
+                            place = size
+                            self.stream(None, now, data, size - behind)
+                            break
+                        s.meter.transfer(verb, 0.0, place - behind)
+                    flight.popleft()
                     if not flight or flight[0][0] != LOCAL:
                         continue
-            if t.s.phase is Phase.CLOSED:
+            if s.phase is Phase.CLOSED:
                 return
             if flight and flight[0][0] == LOCAL and not self.streaming:
                 if start < place:
@@ -199,10 +217,11 @@ class Answers:
             out.append(data)
         elif start < place:
             out.append(data[start:place])
-        if self.waiting:
-            self._set_aside(data[place:])
-        elif place < size:
-            self._unfinished(data, place)
+        if place < size:
+            if self.waiting:
+                self._set_aside(data[place:])
+            else:
+                self._unfinished(data, place)
 
     def _set_aside(self, data: bytes) -> None:
         """Octets that must wait. What no command can have asked for is a fault already, which only comes out later:
@@ -230,19 +249,6 @@ class Answers:
         self.t.s.meter.violation("upstream", "unasked")
         return Failure(Kind.UNASKED, f"octets that nobody asked for: {_described(data)}")
 
-    def _status_end(self, data: bytes, place: int) -> int:
-        """Offset behind the status line at ``place``; 0 or less when there is none (yet)."""
-        if not self.t.flight:
-            return 0
-        end = data.find(b"\n", place)
-        if end < 0:
-            return 0
-        third = 3 if data.startswith(b"+OK", place) else 4 if data.startswith(b"-ERR", place) else 0
-        # RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only.
-        if not third or data[place + third] not in (0x20, 0x0D) or data.find(b"\r", place, end) != end - 1:
-            return 0
-        return end + 1 if end - place < self.t.s.plan.limits.reply else 0
-
     def _fault(self, data: bytes, place: int) -> Failure | None:
         """Why there is no status line at ``place``; None when it only has not come whole."""
         if not self.t.flight:
@@ -250,21 +256,22 @@ class Answers:
         end = data.find(b"\n", place)
         head = data[place : place + 5] if end < 0 else data[place : min(end + 1, place + 5)]
         begun = any(known.startswith(head[: len(known)]) for known in _BEGINNINGS)
-        if begun and (len(data) if end < 0 else end + 1) - place > self.t.s.plan.limits.reply:
-            return Failure(Kind.OVERLONG, f"a status line of more than {self.t.s.plan.limits.reply} octets")
+        if begun and (len(data) if end < 0 else end + 1) - place > self._limit:
+            return Failure(Kind.OVERLONG, f"a status line of more than {self._limit} octets")
         if begun and end < 0:
             return None
         return Failure(Kind.PROTOCOL, f"not a status line: {_described(data[place:])}")
 
     # Replies of more than one line
 
-    def stream(self, sink: Sink | None, now: float) -> None:
-        """A multi-line reply begins; its content goes to ``sink``, None passes it."""
+    def stream(self, sink: Sink | None, now: float, begun: bytes = b"\r\n", size: int = 0) -> None:
+        """A multi-line reply begins; its content goes to ``sink``, None passes it. ``size`` octets of the content have
+        passed already, at the end of ``begun``."""
         self.sink = sink
         self.streaming = True
-        self.scanner = BodyScanner()
+        self.scanner = BodyScanner(begun[-4:])
         self.careful.begin()
-        self.size = 0
+        self.size = size
         self._since = now
         self.t.s.enter(Phase.STREAMING)
 
@@ -363,7 +370,9 @@ class Answers:
         s.end(failure.rule.ends, f"{failure.kind.value}: {failure.detail}")
 
 
-_BEGINNINGS = (b"+OK ", b"+OK\r", b"-ERR ", b"-ERR\r")
+_GOOD = frozenset({b"+OK ", b"+OK\r"})
+_BAD = frozenset({b"-ERR ", b"-ERR\r"})
+_BEGINNINGS = (*_GOOD, *_BAD)
 
 
 @cache

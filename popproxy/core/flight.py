@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from popproxy.wire.commands import VERBS, Command, Framing, Where
@@ -94,8 +95,16 @@ def expected(
     return (CAREFUL, shown.verb.index if cut else verb.index, now, pending)
 
 
+LONGEST = 24
+"""Octets of a line that ``common`` may be asked about: more than any line has that may pass as it is."""
+
+
+@lru_cache(maxsize=2048)
 def common(line: bytes) -> tuple[int, int] | None:
-    """Kind and verb index of a line (less its LF) that may pass as it is: no argument, or one message number."""
+    """Kind and verb index of a line (less its LF) that may pass as it is: no argument, or one message number.
+
+    All sessions say the same few lines, so what was found is kept; the caller asks about no line that is longer than
+    ``LONGEST``."""
     known = WHOLE_LINES.get(line)
     if known is None:
         name, _, argument = line.partition(b" ")

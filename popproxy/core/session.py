@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from popproxy.core.transcriber import Transcriber
 
 
+_WIDTH = len(OUTCOMES)
+
+
 class Stage(Protocol):
     """One half of a session's life."""
 
@@ -342,7 +345,7 @@ class Session:
 
     def count(self, verb: int, outcome: int, times: int = 1) -> None:
         """``times`` commands of this verb were answered."""
-        index = verb * len(OUTCOMES) + outcome
+        index = verb * _WIDTH + outcome
         self.meter.commands[index] += times
         self.tally[index] = self.tally.get(index, 0) + times
 

@@ -21,6 +21,7 @@ from popproxy.core.failures import Failure
 from popproxy.core.flight import (
     CAREFUL,
     LOCAL,
+    LONGEST,
     SINGLE,
     FlightEntry,
     careful_entry,
@@ -69,6 +70,7 @@ class Transaction:
         "rest",
         "s",
         "upload",
+        "upstream",
     )
 
     def __init__(self, session: Session, pipelining: bool) -> None:
@@ -92,6 +94,8 @@ class Transaction:
         self.plain = not (self.growth.total or any(map(hooks.__getitem__, _WATCHING)))
         self.numbering = Numbering(self) if hooks["on_maildrop"] else None
         self.answers = Answers(self)
+        self.upstream: Callable[[bytes], None] = self.answers.data
+        """See Stage."""
         wanted = paces(session, chain) if hooks["pace"] and narrowed is not None else ()
         if wanted:
             session.effects.append(Paced(wanted))
@@ -114,9 +118,13 @@ class Transaction:
     def client(self, data: bytes) -> None:
         """Octets from the client."""
         s = self.s
-        if self.plain and not (self.flight or self.rest or self.backlog or s.blocked or self.answers.paused):
+        if (
+            self.plain and s.want_upstream and self.upload is None
+            and not (self.flight or self.rest or self.backlog or s.blocked or s.deaf)
+        ):  # fmt: skip
             # The shortest way for what comes most: one common line, and nobody else under way.
-            known = common(data[:-1]) if data[-1:] == b"\n" and not s.deaf and self.upload is None else None
+            line, end, more = data.partition(b"\n")
+            known = common(line) if end and not more and len(line) <= LONGEST else None
             if known is not None:
                 now = s.clock()
                 self.flight.append((known[0], known[1], now, None))
@@ -131,10 +139,6 @@ class Transaction:
                 data = self.rest + data
                 self.rest = b""
             self._commands(data)
-
-    def upstream(self, data: bytes) -> None:
-        """Octets from upstream."""
-        self.answers.data(data)
 
     def upstream_gone(self, failure: Failure) -> None:
         """The upstream is lost."""
@@ -196,9 +200,9 @@ class Transaction:
         if s.phase is Phase.CLOSED:
             return
         a = self.answers
-        if s.blocked or a.paused or a.pours.source is not None:
+        if s.blocked or (not s.want_upstream and a.pouring):
             s.deadline = now + self.idle
-        elif a.careful.waiting:
+        elif not s.want_upstream and a.careful.waiting:
             s.deadline = a.pours.alive
         elif self.flight:
             s.deadline = now + self.patience
@@ -287,7 +291,7 @@ class Transaction:
         fast = self._fast()
         for line in lines:
             if fast:
-                known = common(line)
+                known = common(line) if len(line) <= LONGEST else None
                 if known is not None:
                     flight.append((known[0], known[1], now, None))
                     place += len(line) + 1
@@ -399,9 +403,6 @@ class Transaction:
         """Something changed: send what waited for it, take more lines when there is room, set the clock."""
         s = self.s
         if s.phase is Phase.CLOSED:
-            return
-        if s.want_client and not (self.backlog or self.rest or s.deaf):
-            self.clocked(now)
             return
         while self.backlog and not self._must_wait():
             self._dispatch(*self.backlog.popleft())

@@ -13,13 +13,14 @@ TERMINATOR = b"\r\n.\r\n"
 class BodyScanner:
     """Finds the end of one multi-line reply that arrives in chunks.
 
-    The CRLF of the status line counts as the beginning of the terminator, so an empty body is found too.
+    The CRLF of the status line counts as the beginning of the terminator, so an empty body is found too. ``tail`` are
+    the last octets that came before, all of the body that has passed when it is shorter than a terminator.
     """
 
     __slots__ = ("_tail",)
 
-    def __init__(self) -> None:
-        self._tail = b"\r\n"
+    def __init__(self, tail: bytes = b"\r\n") -> None:
+        self._tail = tail
 
     def scan(self, chunk: bytes, start: int = 0) -> int:
         """Offset in ``chunk`` just behind the terminator, or -1 when the body goes on. Begins at ``start``."""
@@ -27,20 +28,27 @@ class BodyScanner:
         edge = (tail + chunk[start : start + 4]).find(TERMINATOR)
         if edge >= 0:
             return start + edge + 5 - len(tail)
-        found = _find(chunk, start)
+        found = _search(chunk, start)
         if found >= 0:
-            return found + 5
+            return found
         size = len(chunk) - start
         self._tail = chunk[-4:] if size >= 4 else (tail + chunk[start:])[-4:]
         return -1
 
 
-_HOPS = 16
+def body_end(chunk: bytes, start: int) -> int:
+    """Offset just behind the terminator of the body that begins at ``start``, behind its status line; -1: it goes on.
+
+    For a body whose status line is in ``chunk``, too: it needs no scanner before it goes on in another chunk."""
+    return _search(chunk, start - 2)
+
+
+_HOPS = 4
 _WINDOW = 8192
 
 
-def _find(chunk: bytes, start: int) -> int:
-    """Offset of the first terminator in ``chunk`` from ``start`` on, or -1.
+def _search(chunk: bytes, start: int) -> int:
+    """Offset just behind the first terminator in ``chunk`` from ``start`` on, or -1.
 
     A single octet is found an order of magnitude faster than a pattern, and base64, which most octets of large mail
     are, has no dots: so hop from dot to dot. Where dots are dense the pattern is searched, backwards, in a window
@@ -50,7 +58,7 @@ def _find(chunk: bytes, start: int) -> int:
     dot = chunk.find(b".", start)
     while dot >= 0:
         if chunk[dot - 2 : dot + 3] == TERMINATOR and dot - 2 >= start:
-            return dot - 2
+            return dot + 3
         hops += 1
         if hops < _HOPS:
             dot = chunk.find(b".", dot + 1)
@@ -58,7 +66,7 @@ def _find(chunk: bytes, start: int) -> int:
         begin, end = max(start, dot - 1), dot + window
         last = chunk.rfind(TERMINATOR, begin, end + 4)
         if last >= 0:
-            return chunk.find(TERMINATOR, begin, last + 5)
+            return chunk.find(TERMINATOR, begin, last + 5) + 5
         hops, window = 0, window * 2
         dot = chunk.find(b".", end + 2)
     return -1

@@ -59,6 +59,19 @@ def test_the_fast_road_stops_where_it_must() -> None:
     assert rig.said() == b"+OK\r\n"
 
 
+def test_a_reply_in_one_chunk_is_counted_like_one_in_two() -> None:
+    whole, cut = Rig().login(), Rig().login()
+    body = b"a\r\n..b\r\n.\r\n"
+    for rig in (whole, cut):
+        rig.client(b"RETR 1\r\nLIST\r\n")
+    whole.upstream(b"+OK\r\n" + body + b"+OK\r\n.\r\n")
+    cut.upstream(b"+OK\r\n").upstream(body + b"+OK\r\n").upstream(b".\r\n")
+    assert whole.said() == cut.said()
+    assert whole.meter == cut.meter
+    assert whole.meter.transfers == [("RETR", 0, len(body)), ("LIST", 0, 3)]
+    assert whole.view.phase == cut.view.phase == "transaction"
+
+
 def test_latencies_are_those_of_the_commands() -> None:
     rig = Rig().login().client(b"NOOP\r\nNOOP\r\n")
     rig.now += 1

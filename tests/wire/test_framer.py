@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.wire.framer import TERMINATOR, BodyScanner
+from popproxy.wire.framer import TERMINATOR, BodyScanner, body_end
 
 octets = st.lists(
     st.sampled_from([b"a", b"\r", b"\n", b".", b"\r\n", b"\r\n.", b"\r\n.\r\n", b"\0", b"x" * 9]), max_size=25
@@ -111,6 +111,17 @@ def test_the_end_does_not_depend_on_the_chunks(data: bytes, sizes: list[int]) ->
     assert BodyScanner().scan(data) == expected
     assert end_in_chunks(data, sizes) == expected
     assert end_in_chunks(data, [1] * len(data)) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(octets, octets, octets)
+def test_a_body_behind_its_status_line_and_in_the_chunks_after(before: bytes, data: bytes, more: bytes) -> None:
+    chunk = before + b"+OK\r\n" + data
+    start, end = len(chunk) - len(data), true_end(data)
+    assert body_end(chunk, start) == (start + end if end >= 0 else -1)
+    if end < 0:
+        whole = true_end(data + more)
+        assert BodyScanner(chunk[-4:]).scan(more) == (whole - len(data) if whole >= 0 else -1)
 
 
 @settings(max_examples=200, deadline=None)
