@@ -49,7 +49,8 @@ from popproxy.net.upstreamside import WRITE_HIGH, UpstreamSide
 if TYPE_CHECKING:
     from popproxy.net.front import Front
 
-_FLUSH_OCTETS = 1 << 18
+_COUNT_OCTETS = 1 << 18
+"""Octets for the client between two times that octets are counted, beside those of the timer."""
 _TICK = 0.001
 _SILENT = frozenset({"quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "shutdown", "kicked"})
 """Ends at which the client either knows or is told nothing."""
@@ -61,8 +62,9 @@ class Pump(asyncio.Protocol):
     __slots__ = (
         "_client",
         "_client_reading",
+        "_count_at",
+        "_counted",
         "_dialing",
-        "_flushed",
         "_hooks",
         "_invited",
         "_lease",
@@ -76,7 +78,8 @@ class Pump(asyncio.Protocol):
         "client_blocked",
         "front",
         "session",
-        "upstream_octets",
+        "upstream_in",
+        "upstream_out",
         "view",
     )
 
@@ -98,9 +101,11 @@ class Pump(asyncio.Protocol):
         self._timer_at = inf
         self._client_reading = True
         self._phase = Phase.GREETING
-        self._flushed = (0, 0, 0, 0)
+        self._counted = (0, 0, 0, 0)
+        self._count_at = _COUNT_OCTETS
         self.client_blocked = False
-        self.upstream_octets = [0, 0]
+        self.upstream_in = 0
+        self.upstream_out = 0
 
     # The client's transport
 
@@ -125,7 +130,11 @@ class Pump(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Octets of the client."""
-        self._tell(self.session.client_data, data)
+        try:
+            self.session.client_data(data)
+            self._flush()
+        except Exception as error:
+            self._broken(error)
 
     def eof_received(self) -> bool:
         """The client will send no more; that it still reads is assumed until it proves otherwise."""
@@ -170,8 +179,12 @@ class Pump(asyncio.Protocol):
 
     def upstream_data(self, data: bytes) -> None:
         """Octets from upstream."""
-        self.upstream_octets[0] += len(data)
-        self._tell(self.session.upstream_data, data)
+        self.upstream_in += len(data)
+        try:
+            self.session.upstream_data(data)
+            self._flush()
+        except Exception as error:
+            self._broken(error)
 
     def upstream_lost(self, side: UpstreamSide, failure: Failure) -> None:
         """The connection upstream ended."""
@@ -205,11 +218,23 @@ class Pump(asyncio.Protocol):
     def _flush(self) -> None:
         """Send what the session put out, carry out its effects, obey its wishes."""
         s = self.session
+        if s.to_client:
+            self._send_client(s.to_client)
+        if s.to_upstream:
+            self._send_upstream(s.to_upstream)
+        if s.effects or s.pulling or s.phase is not self._phase:
+            self._carry_out()
+        side = self._side
+        if s.want_client is not self._client_reading or (side is not None and s.want_upstream is not side.reading):
+            self.watch()
+        if s.deadline < self._timer_at:
+            self._timer_at = s.deadline
+            self._later(s.deadline - monotonic(), self._tick)
+
+    def _carry_out(self) -> None:
+        """The session's effects; then what it has for the client, for as long as the client takes it."""
+        s = self.session
         while True:
-            if s.to_client:
-                self._send_client(s.to_client)
-            if s.to_upstream:
-                self._send_upstream(s.to_upstream)
             if s.effects:
                 effects, s.effects = s.effects, []
                 for effect in effects:
@@ -218,35 +243,42 @@ class Pump(asyncio.Protocol):
             if not s.pulling or self.client_blocked or client is None or client.is_closing():
                 break
             s.drained()
+            if s.to_client:
+                self._send_client(s.to_client)
+            if s.to_upstream:
+                self._send_upstream(s.to_upstream)
         if s.phase is not self._phase:
             self._enter(s.phase)
-        self.watch()
-        if s.deadline < self._timer_at:
-            self._timer_at = s.deadline
-            self._later(s.deadline - monotonic(), self._tick)
 
     def _send_client(self, out: list[bytes]) -> None:
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        if self._client is not None:
+        if len(out) > 1:
+            out[:] = (b"".join(out),)
+        data = out.pop()
+        client = self._client
+        if client is not None:
             s = self.session
             s.octets_out += len(data)
             if self._pacer is None:
-                self._client.write(data)
+                client.write(data)
             else:
-                self._pacer.write(self._client, data)
-            if s.octets_out - self._flushed[1] > _FLUSH_OCTETS:
+                self._pacer.write(client, data)
+                self.watch()
+            if s.octets_out > self._count_at:
                 self._count_octets()
 
     def _send_upstream(self, out: list[bytes]) -> None:
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        if self._side is not None:
-            self.upstream_octets[1] += len(data)
-            self._side.write(data)
+        if len(out) > 1:
+            out[:] = (b"".join(out),)
+        data = out.pop()
+        side = self._side
+        if side is not None:
+            self.upstream_out += len(data)
+            if side.transport is not None:
+                side.transport.write(data)
 
     def watch(self) -> None:
-        """Read from each side exactly when its octets are welcome and the other side takes more."""
+        """Read from each side exactly when its octets are welcome and the other side takes more. Called when the
+        session wishes otherwise than it is, and whenever a side takes less or more."""
         s, side, client = self.session, self._side, self._client
         wanted = s.want_client and not (side is not None and side.blocked)
         if wanted is not self._client_reading and client is not None:
@@ -281,10 +313,10 @@ class Pump(asyncio.Protocol):
 
     def _count_octets(self) -> None:
         s = self.session
-        received, sent = self.upstream_octets
-        a, b, c, d = self._flushed
-        self.front.meter.bytes_(s.octets_in - a, s.octets_out - b, received - c, sent - d)
-        self._flushed = (s.octets_in, s.octets_out, received, sent)
+        a, b, c, d = self._counted
+        e, f, g, h = self._counted = (s.octets_in, s.octets_out, self.upstream_in, self.upstream_out)
+        self._count_at = f + _COUNT_OCTETS
+        self.front.meter.bytes_(e - a, f - b, g - c, h - d)
 
     def _broken(self, error: Exception) -> None:
         """A fault of our own: what the session would do next is not known, so both connections are cut."""

@@ -144,11 +144,7 @@ class Ear(Transcriber):
     def event(self, event: Callable[..., None], details: tuple[Any, ...]) -> None:
         """The session is about to be told of an event."""
         session = self._pump.session
-        if event == session.client_data:
-            self.client_data(details[0])
-        elif event == session.upstream_data:
-            self.upstream_data(details[0])
-        elif event == session.done:
+        if event == session.done:
             self._outcome(*details)
         elif event == session.client_eof:
             self.note("client_eof", {})
@@ -211,6 +207,20 @@ class TappedPump(Pump):
 
     __slots__ = ()
 
+    def data_received(self, data: bytes) -> None:
+        """See Pump."""
+        ear = ear_of(self)
+        ear.hear(ear.client_data, data)
+        Pump.data_received(self, data)
+        ear.hear(ear.look)
+
+    def upstream_data(self, data: bytes) -> None:
+        """See Pump."""
+        ear = ear_of(self)
+        ear.hear(ear.upstream_data, data)
+        Pump.upstream_data(self, data)
+        ear.hear(ear.look)
+
     def _tell(self, event: Callable[..., None], *details: Any) -> None:
         ear = ear_of(self)
         ear.hear(ear.event, event, details)
@@ -249,14 +259,22 @@ def tap(pump: Pump) -> Ear:
     """Make ``pump`` a tapped one, unless it is; its ear."""
     if pump.session.ear is None:
         pump.session.ear = Ear(pump)
-        pump.__class__ = TappedPump
+        _become(pump, TappedPump)
     return ear_of(pump)
 
 
 def untap(pump: Pump) -> None:
     """Nobody listens any more."""
-    pump.__class__ = Pump
+    _become(pump, Pump)
     pump.session.ear = None
+
+
+def _become(pump: Pump, kind: type[Pump]) -> None:
+    pump.__class__ = kind
+    client = pump.client
+    if client is not None and client.get_protocol() is pump:
+        # uvloop keeps the method that it gives octets to.
+        client.set_protocol(pump)
 
 
 def taps_of(pumps: Iterable[Pump]) -> list[Ear]:

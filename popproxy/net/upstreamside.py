@@ -25,15 +25,17 @@ _CLOSED = Failure(Kind.LOST, "the server closed the connection")
 
 
 class UpstreamSide(asyncio.Protocol):
-    """``reading`` and ``blocked`` are for the pump: whether it is read from, and whether its write buffer is full."""
+    """For the pump: ``transport`` is what it writes to, None while there is none; ``reading`` whether it is read from,
+    ``blocked`` whether its write buffer is full."""
 
     __slots__ = (
-        "_dialer", "_early", "_end", "_held", "_pump", "_server", "_transport", "_upgrade", "blocked", "reading",
+        "_dialer", "_early", "_end", "_held", "_pump", "_server", "_upgrade", "blocked", "reading",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, pump: Pump) -> None:
         self._pump: Pump | None = pump
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._dialer: Dialer | None = None
         self._server: Connected[UpstreamSide] | None = None
         self._upgrade: Upgrade | None = None
@@ -48,8 +50,8 @@ class UpstreamSide(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is there, or TLS."""
         # uvloop's transports are no subclass of asyncio.Transport: a cast, never isinstance.
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(WRITE_HIGH)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(WRITE_HIGH)
 
     def data_received(self, data: bytes) -> None:
         """Octets of the server."""
@@ -66,7 +68,7 @@ class UpstreamSide(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._let_go()
-        transport, self._transport = self._transport, None
+        transport, self.transport = self.transport, None
         if self._dialer is not None and transport is not None:
             self._dialer.closing.discard(transport)
         if exc is None:
@@ -80,9 +82,9 @@ class UpstreamSide(asyncio.Protocol):
             self.blocked = True
             meter = self._pump.front.meter
             meter.pause("client")
-            if self._transport is not None:
+            if self.transport is not None:
                 self._held = meter.buffers.upstream
-                self._held.add(self._transport)
+                self._held.add(self.transport)
             self._pump.watch()
 
     def resume_writing(self) -> None:
@@ -93,8 +95,8 @@ class UpstreamSide(asyncio.Protocol):
             self._pump.watch()
 
     def _let_go(self) -> None:
-        if self._held is not None and self._transport is not None:
-            self._held.discard(self._transport)
+        if self._held is not None and self.transport is not None:
+            self._held.discard(self.transport)
             self._held = None
 
     # The pump
@@ -110,9 +112,9 @@ class UpstreamSide(asyncio.Protocol):
         early, self._early = self._early, None
         if self._pump is None:
             return
-        if isinstance(self._transport, TlsTransport):
+        if isinstance(self.transport, TlsTransport):
             # It starts paused, as no transport of the loop does.
-            self._transport.resume_reading()
+            self.transport.resume_reading()
         if early:
             self._pump.upstream_data(b"".join(early))
         if self._end is not None:
@@ -120,23 +122,18 @@ class UpstreamSide(asyncio.Protocol):
         elif self._pump is not None:
             self._pump.watch()
 
-    def write(self, data: bytes) -> None:
-        """Send."""
-        if self._transport is not None:
-            self._transport.write(data)
-
     def read(self, wanted: bool) -> None:
         """Read on, or stop reading."""
-        if self._early is None and self._transport is not None:
+        if self._early is None and self.transport is not None:
             self.reading = wanted
             if wanted:
-                self._transport.resume_reading()
+                self.transport.resume_reading()
             else:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
 
     def secure(self, id: int, seconds: float) -> None:
         """STLS was answered: TLS from here on. The session's effect ``id`` is done when it is on, or has failed."""
-        plain, dialer, server, pump = self._transport, self._dialer, self._server, self._pump
+        plain, dialer, server, pump = self.transport, self._dialer, self._server, self._pump
         if plain is None or dialer is None or server is None or pump is None or plain.is_closing():
             # Its end is on the way.
             return
@@ -150,10 +147,11 @@ class UpstreamSide(asyncio.Protocol):
             self.connection_made(transport)
             transport.resume_reading()
             pump.done(id, None)
+            pump.watch()
 
         loop = pump.front.loop
         self._let_go()
-        self._transport = None
+        self.transport = None
         self.reading = True
         self._upgrade = Upgrade(
             loop, plain, seconds, lambda sock, then: dialer.secure(loop, sock, server.server, then), ready
@@ -168,7 +166,7 @@ class UpstreamSide(asyncio.Protocol):
         pump, self._pump = self._pump, None
         if self._upgrade is not None:
             self._upgrade.abort()
-        transport = self._transport
+        transport = self.transport
         if transport is not None and self._dialer is not None:
             self._dialer.closing.add(transport)
             transport.close()

@@ -20,9 +20,9 @@ from tests.net.upstream import Gone, Peer, Upstream
 
 LOGIN = 490
 """From the connect to the end of a session that logs in by USER and PASS, and says QUIT."""
-NOOP = 27
+NOOP = 17
 """A NOOP behind the reply to the one before."""
-MESSAGE = 66
+MESSAGE = 38
 """A RETR and a DELE, each behind the reply to the one before; the message comes in one piece."""
 
 BATCHES, TIMES = 3, 20

@@ -210,7 +210,6 @@ def whole(pump: Pump) -> dict[str, Any]:
     """All that is known of a session."""
     session, view = pump.session, pump.view
     commands = session.commands()
-    received, sent = pump.upstream_octets
     maildrop = list(view.maildrop.values())
     return {
         **row(pump),
@@ -222,8 +221,8 @@ def whole(pump: Pump) -> dict[str, Any]:
         "tls_details": None if view.tls is None else _tls(view.tls),
         "commands": commands,
         "deleted": commands.get("DELE", {}).get(OUTCOMES[0], 0) - session.kept,
-        "upstream_octets_in": received,
-        "upstream_octets_out": sent,
+        "upstream_octets_in": pump.upstream_in,
+        "upstream_octets_out": pump.upstream_out,
         "maildrop": {"messages": len(maildrop), "octets": sum(one.octets for one in maildrop)} if maildrop else None,
         "slots": sorted(
             ({"name": slot.name, "value": harmless(value)} for slot, value in view.slots.items()),
