@@ -14,10 +14,11 @@ _TAG = re.compile(rb"[!-\-/-~][!-~]*\Z")
 class Capabilities:
     """An immutable, ordered set of capabilities with their parameters."""
 
-    __slots__ = ("_items",)
+    __slots__ = ("_hash", "_items")
 
     def __init__(self, items: Iterable[tuple[bytes, tuple[bytes, ...]]] = ()) -> None:
         """ValueError for a word that would not stay one on its line, or a name that would end the reply."""
+        self._hash: int | None = None
         self._items: dict[bytes, tuple[bytes, ...]] = {}
         for name, parameters in items:
             if not _TAG.match(name) or any(word.split() != [word] for word in parameters):
@@ -47,7 +48,10 @@ class Capabilities:
         return isinstance(other, Capabilities) and self._items == other._items
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._items.items()))
+        # Kept: every login asks for it.
+        if self._hash is None:
+            self._hash = hash(frozenset(self._items.items()))
+        return self._hash
 
     def __repr__(self) -> str:
         return f"Capabilities({[line.decode('ascii', 'replace') for line in self.lines()]})"

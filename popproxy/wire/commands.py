@@ -190,7 +190,12 @@ def one_command(command: Command, extra: Mapping[bytes, Verb] | None = None) -> 
 
 
 def parse(text: bytes, extra: Mapping[bytes, Verb] | None = None) -> Command:
-    """The command in ``text`` (a line without its end). Raises BadCommand.
+    """The command in ``text``: see split()."""
+    return Command(*split(text, extra))
+
+
+def split(text: bytes, extra: Mapping[bytes, Verb] | None = None) -> tuple[Verb, bytes]:
+    """Verb and argument of the command in ``text`` (a line without its end). Raises BadCommand.
 
     Keywords are case-insensitive; spaces around arguments are taken off and runs of them made one, except
     behind PASS, USER and APOP, where everything after the single space counts (RFC 1939 section 7).
@@ -212,13 +217,13 @@ def parse(text: bytes, extra: Mapping[bytes, Verb] | None = None) -> Command:
         if not space or not rest or (name == b"APOP" and len(_words(rest)) < verb.least):
             needed = "a name and a digest" if name == b"APOP" else "an argument"
             raise BadCommand("arguments", f"{name.decode()} needs {needed}", verb)
-        return Command(verb, rest)
+        return verb, rest
     words = _words(rest)
     if not verb.least <= len(words) <= verb.most:
         raise BadCommand("arguments", "Wrong number of arguments", verb)
     if verb.numbers:
         _check_numbers(verb, words)
-    return Command(verb, b" ".join(words))
+    return verb, b" ".join(words)
 
 
 def _words(text: bytes) -> list[bytes]:

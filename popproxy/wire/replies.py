@@ -11,6 +11,7 @@ import re
 from popproxy.wire.values import value
 
 _STATUS = re.compile(rb"(\+OK|-ERR)(?: ([^\r\n]*))?\Z")
+_LINE = re.compile(rb"(\+OK)?(?(1)|-ERR)(?: [^\r\n]*)?\r\n\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9][A-Za-z0-9/._@:\-]*)\](?: |\Z)")
 _PRINTABLE = bytes(63 if octet < 32 or octet == 127 else octet for octet in range(256))
 # One or more positive single-line replies and nothing else: the fast road of pipelined commands.
@@ -38,16 +39,26 @@ def parse_status(line: bytes) -> Status | None:
     return Status(match.group(1) == b"+OK", code.group(1).upper(), text[code.end() :])
 
 
+def says_ok(line: bytes) -> bool | None:
+    """Whether ``line``, CRLF included, is a positive status line; None if it is no status line."""
+    found = _LINE.match(line)
+    return None if found is None else found.lastindex == 1
+
+
 def one_line(text: str | bytes) -> bytes:
     """``text`` as octets for one reply line: control characters become ``?``, at most 480 octets."""
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     return raw[:480].translate(_PRINTABLE)
 
 
+DONE = b"+OK\r\n"
+"""ok() without a text."""
+
+
 def ok(text: str | bytes = b"") -> bytes:
     """A positive single-line reply, CRLF included."""
     line = one_line(text)
-    return b"+OK " + line + b"\r\n" if line else b"+OK\r\n"
+    return b"+OK " + line + b"\r\n" if line else DONE
 
 
 def err(text: str | bytes, code: bytes | None = None) -> bytes:

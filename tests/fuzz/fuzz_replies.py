@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from popproxy.wire.errors import Code, Refusal
-from popproxy.wire.replies import ALL_OK, err, ok, parse_status
+from popproxy.wire.replies import ALL_OK, err, ok, parse_status, says_ok
 
 SEEDS = [
     b"+OK",
@@ -30,6 +30,7 @@ def one_input(data: bytes) -> None:
 
 def _read(line: bytes) -> None:
     status = parse_status(line)
+    assert says_ok(line + b"\r\n") is (None if status is None else status.ok)
     if status is None:
         return
     assert line[: 3 if status.ok else 4] == (b"+OK" if status.ok else b"-ERR")

@@ -27,6 +27,19 @@ def test_pipelined_commands_in_one_read_come_out_one_by_one() -> None:
     assert len(buffer) == 0
 
 
+def test_more_may_come_before_all_lines_are_taken() -> None:
+    buffer = LineBuffer(100)
+    taken = []
+    for piece in (b"A\r\nB\r\nC", b"C\r\nD", b"\r\n", b"E\r\nF\r\n", b"G"):
+        buffer.feed(piece)
+        taken.append(buffer.next())
+    assert taken == [b"A\r\n", b"B\r\n", b"CC\r\n", b"D\r\n", b"E\r\n"]
+    assert (len(buffer), bool(buffer.data), buffer.starts_with(b"F\r")) == (4, True, True)
+    assert drain(buffer) == [b"F\r\n"]
+    assert buffer.take() == b"G"
+    assert not buffer.data
+
+
 def test_quit_without_line_end_is_no_line() -> None:
     buffer = LineBuffer(100)
     buffer.feed(b"QUIT")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popproxy.wire.replies import ALL_OK, Status, err, ok, one_line, parse_status
+from popproxy.wire.replies import ALL_OK, Status, err, ok, one_line, parse_status, says_ok
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,8 @@ from popproxy.wire.replies import ALL_OK, Status, err, ok, one_line, parse_statu
 )
 def test_status_lines(line: bytes, status: Status) -> None:
     assert parse_status(line) == status
+    assert says_ok(line + b"\r\n") is status.ok
+    assert says_ok(line) is says_ok(line + b"\n") is None
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ def test_status_lines(line: bytes, status: Status) -> None:
 )
 def test_what_is_no_status_line_is_never_taken_for_one(line: bytes) -> None:
     assert parse_status(line) is None
+    assert says_ok(line + b"\r\n") is None
 
 
 def test_ok_and_err_without_text() -> None:
