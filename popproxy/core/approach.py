@@ -7,11 +7,12 @@ for its answer, and the server that failed was told no secret of the client's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
 from popproxy.api.views import SessionView
 from popproxy.core.chain import Chain
-from popproxy.core.effects import Derive, Dial, Dialed, Effect, Greeted, Judge, Level, Ready, SecureUpstream
+from popproxy.core.effects import READY, Derive, Dial, Dialed, Effect, Greeted, Judge, Level, SecureUpstream
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.introduction import Origin, introduction, loop
 from popproxy.core.leg import Leg, Relayed, Result
@@ -56,7 +57,7 @@ class Host(Protocol):
         """See Session."""
         ...
 
-    def meet(self, chain: Chain) -> Chain:
+    def meet(self, user: str | None) -> Chain:
         """See Session."""
         ...
 
@@ -82,11 +83,7 @@ class Host(Protocol):
 
 
 class Desk(Protocol):
-    """Who sent the client here."""
-
-    def suspend(self) -> None:
-        """Let the client wait."""
-        ...
+    """Who sent the client here, and has suspended it until it hears how that ends."""
 
     def turned_away(self, reply: bytes, code: Code | None, document: bytes) -> None:
         """The login failed; this is the answer. ``document``: what a refused token is told before (RFC 7628)."""
@@ -121,10 +118,8 @@ class Approach:
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
         leg = self._leg
-        if leg is not None:
-            leg.data(data)
-            if leg is self._leg and leg.unasked:
-                self.lost(Failure(Kind.UNASKED, "octets that nobody asked for"))
+        if leg is not None and leg.data(data) and leg is self._leg:
+            self.lost(Failure(Kind.UNASKED, "octets that nobody asked for"))
 
     def lost(self, failure: Failure) -> None:
         """The upstream is lost: whoever waits for it hears of it; an idle leg is only forgotten."""
@@ -141,10 +136,11 @@ class Approach:
 
     def prepared(self, target: Target, then: Then) -> None:
         """Have a leg to ``target``: greeted, under TLS as its URL asks, its capabilities known."""
-        if self._leg is not None and self._leads(self._leg.target, target):
-            then(None)
-            return
-        self.drop()
+        if self._leg is not None:
+            if self._leads(self._leg.target, target):
+                then(None)
+                return
+            self.drop()
         self._avoid = ()
         self._began = self.s.clock()
         self._dial(target, then)
@@ -187,7 +183,7 @@ class Approach:
                     self._dial(target, then, False)
                 else:
                     if not isinstance(result, Failure):
-                        s.effects.append(Ready())
+                        s.effects.append(READY)
                     self._replay(leg, result, 0, then)
 
             self._leg = leg
@@ -199,7 +195,7 @@ class Approach:
                 s.plan.timeouts,
                 ask,
                 target,
-                introduction(s, policy),
+                lambda: introduction(s, policy),
                 lambda: s.effects.append(Greeted(target.upstream, s.clock() - since)),
             )
             leg.run(ready, opened)
@@ -209,7 +205,7 @@ class Approach:
             self._log(circle)
             then(circle)
             return
-        self._desk.suspend()
+        s.deadline = inf
         s.effects.append(Dial(s.ask(dialed), target, self._avoid, why))
 
     def _replay(self, leg: Leg, result: Result, place: int, then: Then) -> None:
@@ -277,7 +273,7 @@ class Approach:
                 else:
                     leg.secured()
 
-        self._desk.suspend()
+        self.s.deadline = inf
         self.s.effects.append(SecureUpstream(self.s.ask(secured)))
 
     def _derive(self, derivation: Derivation) -> None:

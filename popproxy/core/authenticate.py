@@ -6,7 +6,7 @@ in two steps, which Microsoft 365 insists on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from popproxy.api.credentials import Bearer, Credentials, Password
 from popproxy.core.failures import Failure, Kind
@@ -17,7 +17,7 @@ from popproxy.core.mechanisms import choose
 from popproxy.core.plan import UpstreamPolicy
 from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.errors import Code
-from popproxy.wire.replies import Status
+from popproxy.wire.replies import Status, parse_status
 from popproxy.wire.sasl import ClientMechanism, Derivation, SaslError, command_line, decode_challenge, encode_response
 
 
@@ -27,9 +27,9 @@ def log_in(
     known: Capabilities | None,
     times: Timeouts,
     verb: bytes,
-    nonce: bytes,
+    nonce: Callable[[], bytes],
 ) -> Dialogue:
-    """Log in. ``verb`` is PASS, or RPOP for a client that was let use it; ``nonce`` was never used before.
+    """Log in. ``verb`` is PASS, or RPOP for a client that was let use it; ``nonce`` gives one that was never used.
 
     Returns LoggedIn, LoginRefused or Failure.
     """
@@ -39,12 +39,13 @@ def log_in(
     mechanism = choose(policy, credentials, known, nonce)
     if isinstance(mechanism, str):
         return Failure(Kind.CREDENTIALS, mechanism)
+    secret = _secret(credentials)
     if mechanism is not None:
-        return (yield from _authenticate(policy, mechanism, _secret(credentials), known, times))
+        return (yield from _authenticate(policy, mechanism, secret, known, times))
     heard = yield Say(b"USER " + credentials.user.encode("utf-8", "surrogateescape") + b"\r\n", times.login)
     if heard.ok:
-        heard = yield Say(verb + b" " + _secret(credentials) + b"\r\n", times.login, secret=True)
-    return _ended(heard, [_secret(credentials)])
+        heard = yield Say(verb + b" " + secret + b"\r\n", times.login, secret=True)
+    return _ended(heard, [secret])
 
 
 def _secret(credentials: Credentials) -> bytes:
@@ -56,9 +57,12 @@ def _secret(credentials: Credentials) -> bytes:
 
 
 def _ended(heard: Heard, secrets: Sequence[bytes], document: bytes = b"") -> LoggedIn | LoginRefused | Failure:
-    if heard.status is None:
+    if heard.ok:
+        return LoggedIn(heard.raw)
+    status = parse_status(heard.raw[:-2])
+    if status is None:
         return Failure(Kind.PROTOCOL, "one challenge too many")
-    return LoggedIn(heard.raw) if heard.ok else _refused(heard.status, heard.raw[5:-2], secrets, document)
+    return _refused(status, heard.raw[5:-2], secrets, document)
 
 
 def _authenticate(
@@ -77,7 +81,7 @@ def _authenticate(
     told = [secret] if line is None else [secret, line.split()[-1]]
     heard = yield Say(line or b"AUTH " + name + b"\r\n", times.login, challenge=True, secret=line is not None)
     # Some servers write +OK where "+ " is due; taken for success it would let a client in that proved nothing.
-    while heard.status is None or (heard.ok and sent < mechanism.messages):
+    while heard.ok is None or (heard.ok and sent < mechanism.messages):
         try:
             if initial is not None and sent == 0:
                 answer: bytes | Derivation = initial

@@ -24,14 +24,13 @@ from popproxy.core.introduction import believe, forget
 from popproxy.core.leg import Relayed
 from popproxy.core.mechanisms import USER
 from popproxy.core.meter import DENIED, ERR, MALFORMED, OK
-from popproxy.core.offer import offered
+from popproxy.core.offer import offered, taken
 from popproxy.core.phases import Phase
 from popproxy.core.reading import Reading
-from popproxy.core.target import Target
 from popproxy.wire import xclient
-from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, parse
+from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Verb, Where, content, split
 from popproxy.wire.errors import Code, Refusal
-from popproxy.wire.replies import err, ok
+from popproxy.wire.replies import DONE, err, ok
 
 if TYPE_CHECKING:
     from popproxy.core.session import Session
@@ -40,13 +39,15 @@ if TYPE_CHECKING:
 class Authorization(Reading):
     """See the head of this file."""
 
-    __slots__ = ("_chain", "_entrance", "_exchange", "_handshaking", "_user", "attempts")
+    __slots__ = ("_chain", "_entrance", "_exchange", "_handshaking", "_user", "attempts", "upstream")
 
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self.attempts = 0
-        self._chain: Chain = session.meet(session.plan.chain.select(session.view, None))
+        self._chain: Chain = session.meet(None)
         self._entrance = Entrance(session, self)
+        self.upstream = self._entrance.data
+        """Octets from upstream while the proxy speaks to it."""
         self._exchange = Exchange(session, self)
         self._handshaking = False
         self._user: bytes | None = None
@@ -55,48 +56,56 @@ class Authorization(Reading):
 
     def start(self) -> None:
         """on_connect, then the greeting."""
-        # The token is Dovecot's, and stands right behind +OK.
-        token = "[XCLIENT] " if self.s.trusted else ""
-        self._connected(lambda: ok(token + self.s.plan.greeting + self._greeting()))
+        self._connected(self._greeting)
 
     def _connected(self, welcome: Callable[[], bytes]) -> None:
         """on_connect for the client as it is known now, then ``welcome``."""
         s = self.s
-        refused: list[Refuse] = []
+        entries = self._chain.hooks["on_connect"]
+        if not entries:
+            self._welcome(welcome, None)
+            return
+        refused: list[Refuse | None] = [None]
 
         def use(entry: Entry, verdict: Any) -> bool:
-            refused.append(verdict)
+            refused[0] = verdict
             return True
 
-        def then() -> None:
-            if s.phase is Phase.GREETING:
-                s.enter(Phase.AUTHORIZATION)
-            if refused:
-                code = refused[0].code
-                self.say(err(refused[0].text, None if code is None else code.value))
-                s.end("policy", refused[0].reason or "refused on_connect")
-            else:
-                self.say(welcome())
-                self.resume()
-
         self.suspend()
-        hooks.call(s, self._chain["on_connect"], lambda: (s.view,), use, then)
+        hooks.call(s, entries, lambda: (s.view,), use, lambda: self._welcome(welcome, refused[0]))
+
+    def _welcome(self, welcome: Callable[[], bytes], refused: Refuse | None) -> None:
+        s = self.s
+        if s.phase is Phase.GREETING:
+            s.enter(Phase.AUTHORIZATION)
+        if refused is not None:
+            self.say(err(refused.text, None if refused.code is None else refused.code.value))
+            s.end("policy", refused.reason or "refused on_connect")
+        else:
+            self.say(welcome())
+            self.resume()
+
+    def _greeting(self) -> bytes:
+        s = self.s
+        if not (s.trusted or s.plan.chain.subscribers):
+            return s.plan.hello
+        # The token is Dovecot's, and stands right behind +OK.
+        token = "[XCLIENT] " if s.trusted else ""
+        # Where credentials will never be welcome no timestamp is needed.
+        apop = "" if self._clear and s.plan.tls != "starttls" else self._exchange.greeting()
+        return ok(token + s.plan.greeting + apop)
 
     def client(self, data: bytes) -> None:
         """Octets from the client."""
         if self.s.deaf:
             return
         self._buffer.feed(data)
-        if self._handshaking and len(self._buffer):
+        if self._handshaking and self._buffer.data:
             # Promise 3: octets behind STLS are an injection, or a client that cannot be served.
             self.s.meter.violation("client", "after_stls")
             self.s.end("protocol_error", "octets behind STLS before the TLS handshake")
             return
         self._lines()
-
-    def upstream(self, data: bytes) -> None:
-        """Octets from upstream while the proxy speaks to it."""
-        self._entrance.data(data)
 
     def upstream_gone(self, failure: Failure) -> None:
         """The upstream is lost: whoever waits for it hears of it; an idle leg is only forgotten."""
@@ -112,7 +121,7 @@ class Authorization(Reading):
     def owes(self) -> bool:
         """Whether a reply or an outcome is due."""
         s = self.s
-        return self.busy or (not s.deaf and (s.pulling or s.blocked) and len(self._buffer) > 0)
+        return self.busy or (not s.deaf and (s.pulling or s.blocked) and bool(self._buffer.data))
 
     def drained(self) -> None:
         """The client has room: its further commands."""
@@ -141,39 +150,39 @@ class Authorization(Reading):
 
     def _line(self, line: bytes) -> None:
         """See Reading."""
-        limits = self.s.plan.limits
-        server = self._exchange.server
-        if self.s.ear is not None:
-            self.s.ear.line(line, server is not None)
-        limit = limits.auth_line if server is not None or line[:5].upper() == b"AUTH " else limits.line
-        if len(line) > limit:
-            self._overlong(limit)
-        elif server is not None:
-            self._exchange.line(server, line)
-        else:
-            self._command_line(line)
-
-    def _refuse(self, verb: Verb, outcome: int, kind: str, text: str) -> None:
-        self.say(self.s.bad_command(verb.index, outcome, kind, text))
-
-    def _command_line(self, line: bytes) -> None:
         s = self.s
+        limits = s.plan.limits
+        server = self._exchange.server
+        if s.ear is not None:
+            s.ear.line(line, server is not None)
+        if len(line) > limits.line or len(line) > limits.auth_line:
+            limit = limits.auth_line if server is not None or line[:5].upper() == b"AUTH " else limits.line
+            if len(line) > limit:
+                self._overlong(limit)
+                return
+        if server is not None:
+            self._exchange.line(server, line)
+            return
         try:
-            command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
+            verb, argument = split(content(line, s.plan.bare_lf), s.plan.verbs)
         except BadCommand as bad:
             index = bad.verb.index if bad.verb is not None else OTHER
             self.say(s.bad_command(index, MALFORMED, bad.kind, str(bad)))
             return
-        verb = command.verb
         handler = _HANDLERS.get(verb.name)
         if verb.fenced and verb.name not in s.plan.opened:
-            self._refuse(verb, DENIED, "", f"{command.name} is not served here")
+            self._refuse(verb, DENIED, "", f"{verb.name.decode('ascii', 'replace')} is not served here")
+        elif verb.name in _CREDENTIALS and not (s.secure or s.plan.auth_before_tls):
+            self._tls_first(verb)
         elif handler is not None:
-            handler(self, command)
+            handler(self, verb, argument)
         elif Where.AUTHORIZATION in verb.where:
-            self._early_command(command)
+            self._early_command(verb, argument)
         else:
             self._refuse(verb, MALFORMED, "phase", "Log in first")
+
+    def _refuse(self, verb: Verb, outcome: int, kind: str, text: str) -> None:
+        self.say(self.s.bad_command(verb.index, outcome, kind, text))
 
     # Commands
 
@@ -182,53 +191,40 @@ class Authorization(Reading):
         """Whether credentials are refused on this leg."""
         return not self.s.secure and not self.s.plan.auth_before_tls
 
-    def _tls_first(self, command: Command) -> bool:
-        if not self._clear:
-            return False
-        s = self.s
-        text = "Send STLS first" if s.plan.tls == "starttls" else "No login on a connection without TLS"
-        self._refuse(command.verb, DENIED, "", text)
-        s.meter.auth("USER" if command.name in ("USER", "PASS") else "_other", "tls_required", 0.0)
-        return True
+    def _tls_first(self, verb: Verb) -> None:
+        text = "Send STLS first" if self.s.plan.tls == "starttls" else "No login on a connection without TLS"
+        self._refuse(verb, DENIED, "", text)
+        self.s.meter.auth("USER" if verb.name in (b"USER", b"PASS") else "_other", "tls_required", 0.0)
 
     def named(self, user: str | None) -> None:
         """The name the client gave."""
         self.s.user = self.s.view.user = user
         self.s.view.groups = frozenset()
 
-    def _user_command(self, command: Command) -> None:
-        if self._tls_first(command):
+    def _user_command(self, verb: Verb, name: bytes) -> None:
+        s = self.s
+        if USER not in taken(s.plan, s.knowledge) and self._certain and USER not in offered(s):
+            self._refuse(verb, DENIED, "", "No login by password here; use AUTH with a token")
             return
-        if self._certain and USER not in offered(self.s):
-            self._refuse(command.verb, DENIED, "", "No login by password here; use AUTH with a token")
-            return
-        self._user = command.argument
-        self.named(command.argument.decode("utf-8", "backslashreplace"))
-        self.s.count(command.verb.index, OK)
-        self.say(ok())
+        self._user = name
+        self.named(name.decode("utf-8", "backslashreplace"))
+        s.count(verb.index, OK)
+        self.say(DONE)
 
-    def _pass_command(self, command: Command) -> None:
-        if self._tls_first(command):
-            return
+    def _pass_command(self, verb: Verb, secret: bytes) -> None:
         if self._user is None:
-            self._refuse(command.verb, MALFORMED, "phase", "Send USER first")
+            self._refuse(verb, MALFORMED, "phase", "Send USER first")
             return
         name, self._user = self._user.decode("utf-8", "surrogateescape"), None
         # An exchange may have begun meanwhile, in another name.
         self.named(shown(name))
-        self._login(Password(name, command.argument), "USER", command.verb)
+        self._login(Password(name, secret), "USER", verb)
 
-    def _greeting(self) -> str:
-        """Where credentials will never be welcome no timestamp is needed."""
-        return self._exchange.greeting() if not self._clear or self.s.plan.tls == "starttls" else ""
+    def _apop_command(self, verb: Verb, argument: bytes) -> None:
+        self._exchange.apop(Command(verb, argument))
 
-    def _apop_command(self, command: Command) -> None:
-        if not self._tls_first(command):
-            self._exchange.apop(command)
-
-    def _auth_command(self, command: Command) -> None:
-        if not self._tls_first(command):
-            self._exchange.command(command)
+    def _auth_command(self, verb: Verb, argument: bytes) -> None:
+        self._exchange.command(Command(verb, argument))
 
     # What the exchange says
 
@@ -264,7 +260,7 @@ class Authorization(Reading):
             then(None)
         else:
             self.suspend()
-            self._entrance.prepared(Target(s.plan.default_upstream), prepared)
+            self._entrance.prepared(s.plan.target, prepared)
 
     def _login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         self.suspend()
@@ -276,17 +272,17 @@ class Authorization(Reading):
         said_utf8 = any(command.name == "UTF8" for command in self._entrance.replay)
         return self.s.plan.tls == "starttls" and not self.s.secure and not said_utf8
 
-    def _stls_command(self, command: Command) -> None:
+    def _stls_command(self, verb: Verb, _: bytes) -> None:
         s = self.s
         if not self._stls_offered:
             if s.secure:
-                self._refuse(command.verb, DENIED, "", "TLS is on already")
+                self._refuse(verb, DENIED, "", "TLS is on already")
             elif s.plan.tls != "starttls":
-                self._refuse(command.verb, DENIED, "", "STLS is not offered")
+                self._refuse(verb, DENIED, "", "STLS is not offered")
             else:
-                self._refuse(command.verb, MALFORMED, "phase", "No STLS behind UTF8")
+                self._refuse(verb, MALFORMED, "phase", "No STLS behind UTF8")
             return
-        s.count(command.verb.index, OK)
+        s.count(verb.index, OK)
         self.say(ok("Begin TLS"))
         # RFC 2595 section 4: forget what was learned before TLS.
         self._user = None
@@ -296,7 +292,7 @@ class Authorization(Reading):
         self.suspend()
         self._handshaking = True
         s.effects.append(SecureClient(s.ask(self._secured)))
-        if len(self._buffer):
+        if self._buffer.data:
             self.client(b"")
 
     def _secured(self, outcome: TlsView | Failure) -> None:
@@ -307,17 +303,17 @@ class Authorization(Reading):
             return
         s.secure = True
         s.view.tls = outcome
-        self._chain = s.meet(s.plan.chain.select(s.view, None))
+        self._chain = s.meet(None)
         self.resume()
 
-    def _capa_command(self, command: Command) -> None:
+    def _capa_command(self, verb: Verb, _: bytes) -> None:
         s = self.s
         upstream = s.plan.default_upstream
         self.suspend()
         if s.knowledge.fresh(upstream, s.clock()):
             self._show_capabilities()
         else:
-            self._entrance.prepared(Target(upstream), lambda failure: self._show_capabilities())
+            self._entrance.prepared(s.plan.target, lambda failure: self._show_capabilities())
 
     def _show_capabilities(self) -> None:
         s = self.s
@@ -332,46 +328,46 @@ class Authorization(Reading):
         self.suspend()
         show(s, self._chain["on_capabilities"], shows, then)
 
-    def _quit_command(self, command: Command) -> None:
-        self.s.count(command.verb.index, OK)
+    def _quit_command(self, verb: Verb, _: bytes) -> None:
+        self.s.count(verb.index, OK)
         self.say(ok("Bye"))
         self.s.end("quit")
 
-    def _xclient_command(self, command: Command) -> None:
+    def _xclient_command(self, verb: Verb, argument: bytes) -> None:
         s = self.s
         if not s.trusted:
             # Dovecot's answer to a source it does not trust: accepted, without effect.
-            s.count(command.verb.index, OK)
+            s.count(verb.index, OK)
             self.say(ok("Not from a trusted address, ignored"))
             return
         try:
-            said = xclient.parse(command.argument)
+            said = xclient.parse(argument)
         except xclient.XclientError as error:
-            self._refuse(command.verb, MALFORMED, "arguments", f"Invalid XCLIENT: {error}")
+            self._refuse(verb, MALFORMED, "arguments", f"Invalid XCLIENT: {error}")
             return
-        s.count(command.verb.index, OK)
+        s.count(verb.index, OK)
         believe(s, said)
         # A leg that was opened early was told of somebody else.
         self._entrance.drop()
-        self._chain = s.meet(s.plan.chain.select(s.view, None))
+        self._chain = s.meet(None)
         if said.addr is None:
             self.say(ok("Updated"))
         else:
             # Who decides by addresses has seen only the proxy's until now.
             self._connected(lambda: ok("Updated"))
 
-    def _early_command(self, command: Command) -> None:
+    def _early_command(self, verb: Verb, argument: bytes) -> None:
         """UTF8, LANG (RFC 6856) and XOIP before the login: asked of the upstream itself, never faked."""
         s = self.s
 
         def relayed(result: Relayed | Failure) -> None:
             good = isinstance(result, Relayed) and result.ok
-            s.count(command.verb.index, OK if good else ERR)
+            s.count(verb.index, OK if good else ERR)
             self.say(result.octets if isinstance(result, Relayed) else result.refusal().line())
             self.resume()
 
         self.suspend()
-        self._entrance.relay(command, relayed)
+        self._entrance.relay(Command(verb, argument), relayed)
 
     # What the entrance says
 
@@ -408,7 +404,8 @@ class Authorization(Reading):
         return self._buffer.take()
 
 
-_HANDLERS: dict[bytes, Callable[[Authorization, Command], None]] = {
+_CREDENTIALS = frozenset({b"USER", b"PASS", b"RPOP", b"APOP", b"AUTH"})
+_HANDLERS: dict[bytes, Callable[[Authorization, Verb, bytes], None]] = {
     b"USER": Authorization._user_command,
     b"PASS": Authorization._pass_command,
     b"RPOP": Authorization._pass_command,

@@ -75,6 +75,9 @@ class Ready:
     """This session's last Dialed has greeted and is ready for a login. A Judge may follow."""
 
 
+READY = Ready()
+
+
 @value
 class SecureClient:
     """Send what is due to the client, then start TLS as server. Outcome: TlsView, or Failure (connection gone)."""

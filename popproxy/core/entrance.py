@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from math import inf
 from typing import Any
 
 from popproxy.api.credentials import Credentials
@@ -25,6 +27,7 @@ from popproxy.core.login import relay
 from popproxy.core.meter import DENIED, ERR, OK
 from popproxy.core.phases import Phase
 from popproxy.core.target import Target
+from popproxy.wire.capabilities import Capabilities
 from popproxy.wire.commands import Command, Verb
 from popproxy.wire.errors import Code, Refusal
 from popproxy.wire.replies import err, ok
@@ -49,7 +52,7 @@ _NOT_HELD = Hold(0.0)
 class Entrance(Approach):
     """The way in of a session that is not logged in."""
 
-    __slots__ = ("_at", "_document", "_held", "_late", "_mechanism")
+    __slots__ = ("_at", "_document", "_held", "_known", "_late", "_mechanism")
 
     def __init__(self, session: Host, desk: Desk) -> None:
         super().__init__(session, desk)
@@ -58,6 +61,7 @@ class Entrance(Approach):
         self._mechanism = ""
         self._at = 0.0
         self._document = b""
+        self._known: Capabilities | None = None
 
     def expired(self) -> None:
         """The upstream did not answer in time, or a login or a refusal has waited long enough."""
@@ -96,13 +100,17 @@ class Entrance(Approach):
                 self._leg.used = True
                 self._leg.run(relay(command, s.plan.timeouts), relayed)
 
-        self.prepared(Target(s.plan.default_upstream), prepared)
+        self.prepared(s.plan.target, prepared)
 
     def login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         """Credentials are complete: on_login, then upstream. The desk is suspended until it is decided."""
         s = self.s
         chain = self._begin(mechanism)
-        target, current = Target(s.plan.default_upstream), credentials
+        target, current = s.plan.target, credentials
+        entries = chain.hooks["on_login"]
+        if not entries:
+            self._at_upstream(chain, verb, target.keyed(current.user), current)
+            return
         refused: list[Refuse] = []
         hold = _NOT_HELD
 
@@ -140,7 +148,7 @@ class Entrance(Approach):
             else:
                 go_on()
 
-        hooks.call(s, chain["on_login"], lambda: (s.view, current), use, then)
+        hooks.call(s, entries, lambda: (s.view, current), use, then)
 
     def refuse(self, refusal: Refusal, mechanism: str, verb: Verb, how: Refuse = AT_ONCE) -> None:
         """The client's side of a mechanism failed, or on_verifier refused: a login that never reaches on_login."""
@@ -182,7 +190,7 @@ class Entrance(Approach):
         self._document = b""
         self._mechanism = s.view.mechanism = mechanism
         s.view.upstream = s.view.server = None
-        return s.meet(s.plan.chain.select(s.view, s.user))
+        return s.meet(s.user)
 
     def _at_upstream(self, chain: Chain, verb: Verb, target: Target, credentials: Credentials) -> None:
         s = self.s
@@ -215,27 +223,28 @@ class Entrance(Approach):
             policy = s.plan.upstreams[target.upstream]
             # RPOP stands in for PASS (RFC 1081); every other verb logs in with what its credentials are.
             password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
-            known = s.knowledge.get(target.place)
+            known = self._known = s.knowledge.get(target.place)
             leg.used = True
-            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce())
-            began = s.clock()
-            leg.run(dialogue, lambda result: finished(leg, began, result))
+            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce)
+            leg.run(dialogue, partial(finished, leg, s.clock()))
 
         self.prepared(target, prepared)
 
     def _decided(self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn, how: Refuse = AT_ONCE) -> None:
         """on_login_result, then the reply. Promise 4: a login that failed leaves no leg behind."""
         s = self.s
-        refused = outcome if isinstance(outcome, Refusal) else None
-        if refused is not None:
-            result, reply = self._result(refused), refused.line()
-            self.drop()
-        else:
-            assert isinstance(outcome, LoggedIn)
-            text = outcome.line[4:-2].decode("utf-8", "backslashreplace")
-            result = LoginResult(True, None, text, "", s.view.upstream or "")
+        refused: Refusal | None = None
+        if isinstance(outcome, LoggedIn):
             # The upstream's own line: it may say how many messages wait.
             reply = outcome.line
+        else:
+            refused, reply = outcome, outcome.line()
+            self.drop()
+        entries = chain.hooks["on_login_result"]
+        if not entries:
+            self._ended(verb, reply, refused, how)
+            return
+        result = self._result(outcome)
 
         def use(entry: Entry, verdict: Any) -> bool:
             nonlocal refused, result, reply, how
@@ -259,22 +268,27 @@ class Entrance(Approach):
             result, reply = self._result(refused), refused.line()
             return False
 
-        def then() -> None:
-            if refused is not None:
-                self._turned_away(verb, reply, refused, how)
-            elif self._leg is None:
-                lost = Failure(Kind.LOST, "lost at the end of the login").refusal()
-                self._turned_away(verb, lost.line(), lost)
-            else:
-                self._entered(verb, reply, self._leg)
+        s.deadline = inf
+        hooks.call(
+            s, entries, lambda: (s.view, result), use, lambda: self._ended(verb, reply, refused, how)
+        )
 
-        self._desk.suspend()
-        hooks.call(s, chain["on_login_result"], lambda: (s.view, result), use, then)
+    def _result(self, outcome: Refusal | LoggedIn) -> LoginResult:
+        """What on_login_result is told."""
+        upstream = self.s.view.upstream or ""
+        if isinstance(outcome, LoggedIn):
+            return LoginResult(True, None, outcome.line[4:-2].decode("utf-8", "backslashreplace"), "", upstream)
+        code = None if outcome.code is None else outcome.code.value.decode("ascii")
+        return LoginResult(False, code, outcome.text, outcome.reason, upstream)
 
-    def _result(self, refused: Refusal) -> LoginResult:
-        """What on_login_result is told of a refusal."""
-        code = None if refused.code is None else refused.code.value.decode("ascii")
-        return LoginResult(False, code, refused.text, refused.reason, self.s.view.upstream or "")
+    def _ended(self, verb: Verb, reply: bytes, refused: Refusal | None, how: Refuse) -> None:
+        if refused is not None:
+            self._turned_away(verb, reply, refused, how)
+        elif self._leg is None:
+            lost = Failure(Kind.LOST, "lost at the end of the login").refusal()
+            self._turned_away(verb, lost.line(), lost)
+        else:
+            self._entered(verb, reply, self._leg)
 
     def _entered(self, verb: Verb, reply: bytes, leg: Leg) -> None:
         s = self.s
@@ -287,8 +301,7 @@ class Entrance(Approach):
         s.meter.auth(self._mechanism, "ok", s.clock() - self._at)
         s.count(verb.index, OK)
         s.to_client.append(reply)
-        known = s.knowledge.get(leg.target.place)
-        s.transact(known is not None and b"PIPELINING" in known, self._desk.rest())
+        s.transact(self._known is not None and b"PIPELINING" in self._known, self._desk.rest())
 
     def _turned_away(self, verb: Verb, reply: bytes, refusal: Refusal, how: Refuse = AT_ONCE) -> None:
         s = self.s
@@ -323,4 +336,4 @@ def as_refusal(verdict: Refuse) -> Refusal:
 
 def shown(name: str) -> str:
     """A user name for views and logs: octets that are no UTF-8 as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

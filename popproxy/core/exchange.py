@@ -259,7 +259,7 @@ class Exchange:
 
         self._desk.named(user)
         self._desk.suspend()
-        chain = s.meet(s.plan.chain.select(s.view, s.user))
+        chain = s.meet(s.user)
         hooks.call(s, chain["on_verifier"], lambda: (s.view, name, self._name), use, then)
 
 

@@ -14,7 +14,7 @@ from popproxy.core.limits import Limits
 from popproxy.core.target import Target
 from popproxy.wire.errors import Code
 from popproxy.wire.lines import LineBuffer
-from popproxy.wire.replies import Status, parse_status
+from popproxy.wire.replies import says_ok
 from popproxy.wire.sasl import Derivation
 from popproxy.wire.values import value
 
@@ -42,19 +42,15 @@ class StartTls:
 
 @value
 class Heard:
-    """A whole reply. ``status`` is None for a SASL challenge; ``lines`` is the content of a multi-line one.
+    """A whole reply. ``ok``: whether it is ``+OK``, None for a SASL challenge; ``lines`` is the content of a multi-line
+    one.
 
     What came of a Derivation is heard as ``raw``, too.
     """
 
     raw: bytes
-    status: Status | None
+    ok: bool | None
     lines: tuple[bytes, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is ``+OK``."""
-        return self.status is not None and self.status.ok
 
 
 @value
@@ -152,35 +148,37 @@ class Leg:
 
     @property
     def unasked(self) -> bool:
-        """Whether octets are there although nothing was asked: look after every call."""
-        return self._running is None and len(self._buffer) > 0
+        """Whether octets are there although nothing was asked: look after every call; data() says it itself."""
+        return self._running is None and bool(self._buffer.data)
 
     def run(self, dialogue: Dialogue, then: Callable[[Result], None]) -> None:
         """Start ``dialogue``; ``then`` gets its result, at once or later."""
         self._running = dialogue, then
         self._step(None, dialogue, then)
 
-    def data(self, data: bytes) -> None:
-        """Octets from upstream."""
-        self._buffer.feed(data)
-        while self._running is not None and len(self._buffer):
+    def data(self, data: bytes) -> bool:
+        """Octets from upstream. Whether some are left although nothing was asked."""
+        buffer = self._buffer
+        buffer.feed(data)
+        while self._running is not None and buffer.data:
             if self.securing:
                 self.fail(_injected())
-                return
+                break
             if self.said is None:
                 self.fail(_early())
-                return
-            line = self._buffer.next()
-            if line is None and not self._buffer.overlong:
-                return
+                break
+            line = buffer.next()
+            if line is None and not buffer.overlong:
+                break
             if line is None or len(line) > self._limits.reply:
                 self.fail(Failure(Kind.OVERLONG, f"a reply line of more than {self._limits.reply} octets"))
-                return
+                break
             heard = self._line(line)
             if isinstance(heard, Failure):
                 self.fail(heard)
             elif heard is not None:
                 self._step(heard, *self._running)
+        return self._running is None and bool(buffer.data)
 
     def secured(self) -> None:
         """TLS is on."""
@@ -204,18 +202,13 @@ class Leg:
     def _line(self, line: bytes) -> Heard | Failure | None:
         """The reply that ends with ``line``; None when it goes on."""
         said = self.said
-        if said is None or not line.endswith(b"\r\n"):
-            return self._strange(line)
-        text = line[:-2]
         if self._head is not None:
-            return self._listed(self._head, text)
-        status = parse_status(text)
-        if status is None:
-            # RFC 5034 section 4: a challenge is "+ " and base64; some servers leave the space out.
-            challenge = said.challenge and (text == b"+" or text.startswith(b"+ "))
-            return Heard(line, None) if challenge else self._strange(line)
-        heard = Heard(line, status)
-        if not (status.ok and said.multiline):
+            return self._listed(self._head, line[:-2]) if line.endswith(b"\r\n") else self._strange(line)
+        ok = says_ok(line)
+        if said is None or (ok is None and not (said.challenge and _is_challenge(line))):
+            return self._strange(line)
+        heard = Heard(line, ok)
+        if not (ok and said.multiline):
             return heard
         self._head = heard
         self._body = []
@@ -230,7 +223,7 @@ class Leg:
     def _listed(self, head: Heard, text: bytes) -> Heard | Failure | None:
         if text == b".":
             self._head = None
-            return Heard(head.raw, head.status, tuple(self._body))
+            return Heard(head.raw, head.ok, tuple(self._body))
         self._size += len(text) + 2
         if self._size > self._limits.listing:
             return Failure(Kind.OVERLONG, f"a listing of more than {self._limits.listing} octets")
@@ -246,27 +239,31 @@ class Leg:
             self._running = None
             then(stop.value)
             return
-        if isinstance(step, StartTls):
-            if len(self._buffer):
+        if isinstance(step, Say):
+            self.said = step
+            if step.data:
+                if self._buffer.data:
+                    self.fail(_early())
+                    return
+                self.confided = self.confided or step.secret
+                self._write(step.data)
+            self._wait(step.seconds, step.kind)
+        elif isinstance(step, StartTls):
+            if self._buffer.data:
                 self.fail(_injected())
                 return
             self.securing = True
             self._secure()
-            return
-        if isinstance(step, Derivation):
-            if len(self._buffer):
+        else:
+            if self._buffer.data:
                 self.fail(_early())
                 return
             self._derive(step)
-            return
-        self.said = step
-        if step.data:
-            if len(self._buffer):
-                self.fail(_early())
-                return
-            self.confided = self.confided or step.secret
-            self._write(step.data)
-        self._wait(step.seconds, step.kind)
+
+
+def _is_challenge(line: bytes) -> bool:
+    """RFC 5034 section 4: a challenge is ``+``, SP and base64; some servers leave the space out."""
+    return line.startswith((b"+ ", b"+\r\n")) and line.endswith(b"\r\n")
 
 
 def _injected() -> Failure:

@@ -139,12 +139,12 @@ def unsendable(credentials: Credentials) -> str | None:
         case _:
             pass
     try:
-        names = [word.encode("utf-8", "surrogateescape") for word in words]
-        if any(map(_UNSAFE.search, names + octets)):
+        names = " ".join(words).encode("utf-8", "surrogateescape")
+        if _UNSAFE.search(b" ".join((names, *octets))):
             return "CR, LF or NUL in the credentials"
     except (AttributeError, TypeError, UnicodeError):
         return "credentials with a field of the wrong type, or a name that has no octets"
     # A token says itself whose it is.
-    if not (names[0] or isinstance(credentials, Bearer)) or b"" in octets:
+    if not (words[0] or isinstance(credentials, Bearer)) or b"" in octets:
         return "the user name or the secret is empty"
     return None

@@ -5,6 +5,7 @@ One rule for two questions: what is used for a login, and what is announced to c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from popproxy.api.credentials import Bearer, Credentials, Password
@@ -39,7 +40,7 @@ def spoken(policy: UpstreamPolicy, known: Capabilities | None) -> tuple[str, ...
 
 @lru_cache(64)
 def _announced(known: Capabilities) -> tuple[str, ...]:
-    """See spoken(). Remembered: each login asks three times, and servers seldom change."""
+    """See spoken(). Remembered: each login asks, and servers seldom change."""
     offered = {name.upper().decode("ascii", "replace") for name in known.parameters(b"SASL")}
     if b"USER" in known:
         offered.add(USER)
@@ -47,7 +48,7 @@ def _announced(known: Capabilities) -> tuple[str, ...]:
 
 
 def choose(
-    policy: UpstreamPolicy, credentials: Credentials, known: Capabilities | None, nonce: bytes
+    policy: UpstreamPolicy, credentials: Credentials, known: Capabilities | None, nonce: Callable[[], bytes]
 ) -> ClientMechanism | None | str:
     """What logs in: the client's side of a mechanism, None for USER and PASS, or a text for the log why nothing can."""
     names = spoken(policy, known)
@@ -66,7 +67,7 @@ def choose(
         if name == USER:
             return None
         try:
-            return CLIENT_MECHANISMS[name.encode()](Identity(*identity), nonce)
+            return CLIENT_MECHANISMS[name.encode()](Identity(*identity), nonce())
         except SaslError as error:
             why = f"; {name}: {error}"
     return f"{policy.name} is spoken to by {', '.join(names)}, which cannot carry {_kind(credentials)}{why}"

@@ -47,22 +47,33 @@ class Host(Protocol):
         ...
 
 
+_WITH_PASSWORDS = frozenset({USER, "PLAIN", "LOGIN"})
+
+
+def taken(plan: SessionPlan, knowledge: Knowledge) -> frozenset[str]:
+    """What the upstreams make possible, whatever plugins there are. Made anew when an upstream says another thing."""
+    found = knowledge.offers.get(plan.ways)
+    if found is None:
+        upstream = set[str]()
+        for name, _ in plan.ways:
+            upstream.update(spoken(plan.upstreams[name], knowledge.get(name)))
+        found = frozenset() if upstream.isdisjoint(PASSWORDS) else _WITH_PASSWORDS
+        if not upstream.isdisjoint(TOKENS):
+            found = found.union(TOKENS)
+        knowledge.offers[plan.ways] = found
+    return found
+
+
 def offered(host: Host) -> frozenset[str]:
     """Names of SASL, and USER and APOP. Whether the leg is good enough for credentials is not looked at."""
-    plan, chain = host.plan, host.plan.chain.select(host.view, None)
+    found, chain = taken(host.plan, host.knowledge), host.plan.chain
+    if not chain.subscribers:
+        return found
     # The user is not known yet: a plugin that works for some users only counts as one that looks.
-    looks = bool(plan.chain.hooks["on_login"])
-    upstream = set[str]()
-    for name in plan.upstreams if looks else (plan.default_upstream,):
-        upstream.update(spoken(plan.upstreams[name], host.knowledge.get(name)))
-    found: set[str] = set()
+    chain = chain.select(host.view, None)
     for subscriber in chain.subscribers:
         found |= _named(host, subscriber, chain)
-    if USER in found or not upstream.isdisjoint(PASSWORDS):
-        found |= {USER, "PLAIN", "LOGIN"}
-    if not upstream.isdisjoint(TOKENS):
-        found |= set(TOKENS)
-    return frozenset(found)
+    return found | _WITH_PASSWORDS if USER in found else found
 
 
 def _named(host: Host, subscriber: Subscriber, chain: Chain) -> frozenset[str]:

@@ -12,7 +12,9 @@ from typing import Literal
 from popproxy.core.chain import Chain
 from popproxy.core.conditions import Network
 from popproxy.core.limits import Limits, Timeouts
+from popproxy.core.target import Target
 from popproxy.wire.commands import Verb
+from popproxy.wire.replies import ok
 
 LegTls = Literal["off", "starttls", "implicit"]
 Mechanism = Literal["auto", "user", "plain", "login", "scram-sha-256", "oauthbearer", "xoauth2"]
@@ -78,3 +80,17 @@ class SessionPlan:
     """Seconds since the epoch: no message arrived later. Without a clock none is too late."""
     nonce: Callable[[], bytes] = _nonce
     """Letters, digits, ``-`` and ``_`` that nobody can guess and that never come again: for challenges."""
+    hello: bytes = field(init=False, repr=False)
+    """The whole greeting of a client who is told nothing else in it."""
+    target: Target = field(init=False, repr=False)
+    """Where a login goes that no plugin routes."""
+    ways: tuple[tuple[str, str], ...] = field(init=False, repr=False)
+    """The upstreams to which a login may lead, each with its mechanism: the default one, or any when a plugin looks at
+    logins, for it may route them."""
+
+    def __post_init__(self) -> None:
+        names = self.upstreams if self.chain.hooks["on_login"] else (self.default_upstream,)
+        ways = tuple((name, self.upstreams[name].mechanism) for name in names if name in self.upstreams)
+        object.__setattr__(self, "hello", ok(self.greeting))
+        object.__setattr__(self, "target", Target(self.default_upstream))
+        object.__setattr__(self, "ways", ways)

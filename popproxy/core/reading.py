@@ -60,25 +60,21 @@ class Reading(ABC):
         """Every line that may be looked at now. Not called again by what it calls: a flood would nest as deep."""
         if self._running:
             return
-        s = self.s
+        s, buffer = self.s, self._buffer
         self._running = True
         self._said = 0
-        waits = self._waits()
-        while not waits:
-            line = self._buffer.next()
+        while not (self.busy or s.deaf or s.blocked or s.pulling or s.phase is not Phase.AUTHORIZATION):
+            line = buffer.next() if buffer.data else None
             if line is None:
+                if buffer.data:
+                    self._check_length()
+                s.want_client = True
                 break
             self._line(line)
-            waits = self._waits()
+        else:
+            if s.phase in (Phase.GREETING, Phase.AUTHORIZATION, Phase.LOGGING_IN):
+                s.want_client = not buffer.data or len(buffer) <= s.plan.limits.line
         self._running = False
-        if s.phase is Phase.AUTHORIZATION and not waits:
-            self._check_length()
-        if s.phase in (Phase.GREETING, Phase.AUTHORIZATION, Phase.LOGGING_IN):
-            s.want_client = not waits or len(self._buffer) <= s.plan.limits.line
-
-    def _waits(self) -> bool:
-        s = self.s
-        return self.busy or s.deaf or s.blocked or s.pulling or s.phase is not Phase.AUTHORIZATION
 
     def _check_length(self) -> None:
         limits = self.s.plan.limits

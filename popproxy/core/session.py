@@ -293,7 +293,7 @@ class Session:
             self.octets_out,
         )
         chain = self.plan.chain
-        self.meet(chain.select(self.view, self.user))
+        self.meet(self.user)
         for entry in chain["on_close"]:
             if chain.conditional and entry.subscriber.name not in self.met:
                 continue
@@ -305,10 +305,12 @@ class Session:
 
     # What the stages call
 
-    def meet(self, chain: Chain) -> Chain:
-        """``chain`` is about to be called: its plugins hear of the end, too, whatever their ``when`` says of the name
-        or address that the client has by then."""
-        if self.plan.chain.conditional:
+    def meet(self, user: str | None) -> Chain:
+        """The chain for ``user`` of this session, about to be called: its plugins hear of the end, too, whatever their
+        ``when`` says of the name or address that the client has by then."""
+        chain = self.plan.chain
+        if chain.conditional:
+            chain = chain.select(self.view, user)
             self.met.update(subscriber.name for subscriber in chain.subscribers)
         return chain
 

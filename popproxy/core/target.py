@@ -7,12 +7,15 @@ Lie (promises 5 and 7).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from popproxy.api.hosts import server_host
 from popproxy.api.verdicts import Route, ServerAddress
 from popproxy.core.lies import Lie
-from popproxy.core.plan import LegTls, UpstreamPolicy
 from popproxy.wire.values import value
+
+if TYPE_CHECKING:
+    from popproxy.core.plan import LegTls, UpstreamPolicy
 
 
 @value

@@ -35,7 +35,7 @@ from popproxy.core.needs import narrow, paces
 from popproxy.core.numbering import Numbering
 from popproxy.core.phases import Phase
 from popproxy.core.screen import screen
-from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Where, content, parse
+from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Where, content, split
 from popproxy.wire.framer import BodyScanner
 from popproxy.wire.replies import err
 
@@ -323,7 +323,7 @@ class Transaction:
             self._overlong()
             return
         try:
-            command = parse(content(line, s.plan.bare_lf), s.plan.verbs)
+            command = Command(*split(content(line, s.plan.bare_lf), s.plan.verbs))
         except BadCommand as bad:
             index = bad.verb.index if bad.verb is not None else OTHER
             self.local(s.bad_command(index, MALFORMED, bad.kind, str(bad)))

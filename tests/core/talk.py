@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from popproxy.core.leg import Dialogue, Heard, Result, Say, StartTls
-from popproxy.wire.replies import parse_status
+from popproxy.wire.replies import says_ok
 from popproxy.wire.sasl import Derivation
 
 
@@ -31,4 +31,4 @@ def talk(dialogue: Dialogue, *answers: bytes | None) -> tuple[list[bytes | None]
             continue
         assert answer is not None
         line, *listed = answer.split(b"\n")
-        given = Heard(line + b"\r\n", parse_status(line), tuple(listed))
+        given = Heard(line + b"\r\n", says_ok(line + b"\r\n"), tuple(listed))

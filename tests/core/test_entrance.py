@@ -47,6 +47,19 @@ def ways(*hows: str) -> list[tuple[bool, str]]:
 async def waiting(*_: object) -> Any: ...
 
 
+def test_a_login_that_needs_no_nonce_draws_none() -> None:
+    drawn: list[int] = []
+
+    def nonce() -> bytes:
+        drawn.append(1)
+        return b"nonce"
+
+    asked(nonce=nonce).connected().upstream(b"+OK\r\n").upstream(b"+OK\r\n")
+    assert not drawn
+    rig = asked(nonce=nonce, known=[b"SASL SCRAM-SHA-256"]).connected()
+    assert rig.asked().startswith(b"AUTH SCRAM-SHA-256 ") and drawn == [1]
+
+
 # on_login
 
 

@@ -10,8 +10,10 @@ import pytest
 from popproxy.api import Plugin
 from popproxy.api.plugin import MECHANISMS
 from popproxy.core.conditions import condition
+from popproxy.core.login import Knowledge
 from popproxy.core.offer import SASL, offered
 from popproxy.core.plan import UpstreamPolicy
+from popproxy.wire.capabilities import Capabilities
 from tests.core.rig import Rig, plugin
 
 PASSWORDS = {"USER", "PLAIN", "LOGIN"}
@@ -111,3 +113,40 @@ def test_promise_7_mechanisms_that_raise() -> None:
     rig = Rig(Raises(None))
     assert offered(rig.s) == PASSWORDS
     assert rig.meter.errors == [("p1", "mechanisms", "fail_open")]
+
+
+def test_what_an_upstream_says_later_counts_at_once() -> None:
+    rig = Rig(known=None)
+    knowledge = rig.knowledge
+    assert offered(rig.s) == PASSWORDS
+    knowledge.learn("main", Capabilities.parse([b"SASL XOAUTH2"]), 1000.0)
+    assert offered(rig.s) == TOKENS
+    knowledge.learn("main", Capabilities.parse([b"USER", b"SASL XOAUTH2"]), 1001.0)
+    assert offered(rig.s) == PASSWORDS | TOKENS
+    knowledge.learn("other", Capabilities.parse([b"SASL XOAUTH2"]), 1002.0)
+    assert offered(rig.s) == PASSWORDS | TOKENS
+    knowledge.forget("main")
+    assert offered(rig.s) == PASSWORDS
+
+
+def test_sessions_of_other_plans_with_the_same_upstreams_are_offered_their_own() -> None:
+    first = Rig(known=[b"SASL XOAUTH2"])
+    assert offered(first.s) == TOKENS
+    for other, names in (
+        (Rig(policy=UpstreamPolicy("main", "off", mechanism="plain")), PASSWORDS),
+        (Rig(default_upstream="other"), PASSWORDS),
+        (Rig(makes("USER")), PASSWORDS | TOKENS),
+    ):
+        other.s.knowledge = first.knowledge
+        first.knowledge.forget("other")
+        assert offered(other.s) == names
+        assert offered(first.s) == TOKENS
+
+
+def test_what_is_forgotten_for_want_of_places_is_offered_no_more() -> None:
+    rig = Rig(known=None)
+    rig.s.knowledge = knowledge = Knowledge(places=1)
+    knowledge.learn("main", Capabilities.parse([b"SASL XOAUTH2"]), 0.0)
+    assert offered(rig.s) == TOKENS
+    knowledge.learn("main a.example  ", None, 0.0)
+    assert offered(rig.s) == PASSWORDS

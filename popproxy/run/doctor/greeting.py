@@ -10,6 +10,7 @@ from popproxy.run.doctor import tls
 from popproxy.run.doctor.case import Case
 from popproxy.run.doctor.findings import Findings, shown
 from popproxy.run.doctor.talk import Talk
+from popproxy.wire.replies import parse_status
 
 SLOW = 2.0
 """Seconds from which on a greeting is slow: mail programs wait no longer than ten or twenty for everything."""
@@ -58,7 +59,7 @@ def greet(case: Case, talk: Talk, findings: Findings) -> Heard | None:
         _no_greeting(case, talk, heard, findings)
         return None
     if not heard.ok:
-        status = heard.status
+        status = parse_status(heard.raw[:-2])
         known = meaning(status.code if status else None)
         text = f"the server refuses this host: {shown(heard.raw)}"
         advice = "see the server's log, and its limits of connections for each client address (all come from the proxy)"

@@ -63,7 +63,7 @@ def _works(case: Case, version: Version | None, address: str, approach: Approach
     talk, _ = approached
     heard = talk.ask(b"CAPA\r\n", other.times.login, multiline=True) if capa else None
     talk.close()
-    return not capa or (isinstance(heard, Heard) and heard.ok)
+    return not capa or (isinstance(heard, Heard) and heard.ok is True)
 
 
 def _not_spoken(case: Case, findings: Findings) -> None:

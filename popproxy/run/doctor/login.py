@@ -33,7 +33,10 @@ def attempt(case: Case, talk: Talk, known: Capabilities | None, findings: Findin
     if given is None:
         findings.remark("login", "login_untried", "nobody logged in", "write --user to try it")
         return False
-    nonce = secrets.token_urlsafe(24).encode()
+
+    def nonce() -> bytes:
+        return secrets.token_urlsafe(24).encode()
+
     chosen = choose(case.policy, given, known, nonce)
     way = "USER and PASS" if chosen is None else chosen if isinstance(chosen, str) else f"AUTH {chosen.name.decode()}"
     result = talk.run(log_in(case.policy, given, known, case.times, b"PASS", nonce))
