@@ -3,6 +3,7 @@ PYTHON ?= python3
 # Test processes at once, more than cores: tests mostly wait for sockets, clocks and daemons. The tests of one file stay
 # together, so that each daemon is started by few of them.
 JOBS ?= 4
+SHARE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 SOURCES := pyproject.toml requirements.lock
 
@@ -15,10 +16,10 @@ test: .venv/dev.stamp
 	$(BIN)/python tests/integration/packages.py
 	@# Hundreds of tests start popproxy; where nothing writes bytecode, each would compile all of it again.
 	@$(BIN)/python -m compileall -q popproxy plugins tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest $(SHARE) $(TESTS)
 
 unit: .venv/dev.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not integration" $(TESTS)
+	$(BIN)/python -m pytest $(SHARE) -m "not integration" $(TESTS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
