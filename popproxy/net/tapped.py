@@ -133,11 +133,12 @@ class Ear(Transcriber):
                 untap(self._pump)
 
     def leave(self, listener: Listening) -> None:
-        """``listener`` hears no more."""
+        """``listener`` hears no more. Nothing happens when it has not heard this one, or no more."""
         for those in (self.listeners, self.waiting):
             if listener in those:
                 those.remove(listener)
-        self.look()
+                # Only then: the pump may have another ear by now.
+                self.look()
 
     # What the pump does
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from popproxy.net.desk import BadQuestion
 from popproxy.net.desk import tap as tapping
 from popproxy.net.desk.tap import LINES, OCTETS, TAPS, Tap
 from popproxy.net.pump import Pump
-from popproxy.net.tapped import TappedPump
+from popproxy.net.tapped import TappedPump, tap, untap
 from popproxy.sample import SampleServer
 from tests.net.running import PASSWORD, USER, Proxy, Setup, both_loops, eventually, running, sample
 from tests.net.upstream import PATIENCE
 
+STEP = 8
 SECRET = PASSWORD.decode().strip()
 
 
@@ -214,6 +217,70 @@ def test_a_tap_that_nobody_reads_ends(
         with pytest.raises(BadQuestion) as caught:
             looker.read()
         assert caught.value.status == 404
+
+
+def test_a_tap_of_many_lets_others_be_served_between(
+    upstream: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Put to sessions some at a time, and taken from them so; whoever comes or goes meanwhile, and another tap of the
+    same sessions, is not hurt by it."""
+    monkeypatch.setattr(tapping, "STEP", STEP)
+    with running(Setup([url(upstream)]), tmp_path) as proxy, ExitStack() as clients:
+        first = clients.enter_context(proxy.client())
+        for _ in range(3 * STEP):
+            clients.enter_context(proxy.client())
+
+        def tapped() -> int:
+            return sum(type(pump) is TappedPump for pump in proxy.worker.pumps())
+
+        async def opened_and_closed() -> list[int]:
+            """How many were tapped at each turn of the loop."""
+            desk, loop, seen, over = proxy.worker.desk, proxy._loop, [0], False
+
+            def turn() -> None:
+                seen.append(tapped())
+                if not over:
+                    loop.call_soon(turn)
+
+            loop.call_soon(turn)
+            await desk.answer("tap.open", {"user": "alice", "tap": "one"})
+            assert tapped() == 3 * STEP + 1
+            await desk.answer("tap.close", {"tap": "one"})
+            # Taken from the last of them; the first ones get another ear before it is their turn.
+            await desk.answer("tap.open", {"ip": "127.0.0.1", "tap": "two"})
+            while any(proxy.worker.taps.open["two"] not in ear.listeners for ear in ears()):
+                await asyncio.sleep(0)
+            over = True
+            return seen
+
+        def ears() -> list[Any]:
+            return [pump.session.ear for pump in proxy.worker.pumps()]
+
+        seen = proxy.call(opened_and_closed())
+        assert max(abs(after - before) for before, after in pairwise(seen)) <= STEP
+        assert first.single(b"CAPA").startswith(b"+OK")
+        read = proxy.call(proxy.worker.desk.answer("tap.read", {"tap": "two"}))
+        assert "CAPA" in {line["text"] for line in read["lines"] if line["mark"] == "C>"}
+        proxy.call(proxy.worker.desk.answer("tap.close", {"tap": "two"}))
+        eventually(lambda: not proxy.call(counted(tapped)), "an end of the tap")
+
+
+def test_an_ear_that_is_left_late_does_not_take_away_its_successor(upstream: SampleServer, tmp_path: Path) -> None:
+    with running(Setup([url(upstream)]), tmp_path) as proxy, proxy.client():
+
+        async def work() -> None:
+            (pump,) = proxy.worker.pumps()
+            before = tap(pump)
+            untap(pump)
+            after = tap(pump)
+            before.leave(Tap("t", lambda pump: True, None, lambda: 0.0))
+            assert type(pump) is TappedPump and pump.session.ear is after
+
+        proxy.call(work())
+
+
+async def counted(count: Callable[[], int]) -> int:
+    return count()
 
 
 def test_there_are_few_taps_at_a_time(upstream: SampleServer, tmp_path: Path) -> None:

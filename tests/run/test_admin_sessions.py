@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import pytest
 from popproxy.api import Plugin, PluginConfig, SessionView
 from popproxy.api.views import Slot
 from popproxy.net.desk import Desk
+from popproxy.net.desk import sessions as asking
 from popproxy.net.desk.sessions import STEP, Sessions, cursor, cursor_text, harmless
 from tests.net.running import PASSWORD, Setup, client_context, eventually, running
 from tests.net.test_pump import large
 from tests.net.upstream import Peer, Upstream
 from tests.run.office import Office, office, offices
 
+KICKS = 4
 KEPT = Slot[Any]("kept", None)
 COUNT = Slot("count", 0)
 
@@ -290,6 +293,34 @@ def test_ten_thousand_sessions_do_not_hold_up_the_loop(upstream: Upstream, tmp_p
         answer, turns = proxy.call(asked())
         assert answer["matched"] == 10_000 and len(answer["sessions"]) == 1000 and answer["more"]
         assert turns > 10_000 // STEP
+
+
+def test_a_kick_of_many_lets_others_be_served_between(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ending a session costs much more than a look at it."""
+    monkeypatch.setattr(asking, "KICKS", KICKS)
+    with running(Setup([upstream.url]), tmp_path) as proxy, ExitStack() as clients:
+        for _ in range(3 * KICKS):
+            clients.enter_context(proxy.client())
+
+        async def kicked() -> tuple[Any, list[int]]:
+            """The answer, and how many sessions were open at each turn of the loop until then."""
+            loop, opened, over = proxy._loop, [proxy.worker.sessions], False
+
+            def turn() -> None:
+                opened.append(len([pump for pump in proxy.worker.pumps() if not pump.session.reason]))
+                if not over:
+                    loop.call_soon(turn)
+
+            loop.call_soon(turn)
+            answer = await proxy.worker.desk.answer("kick", {"ip": "127.0.0.1"})
+            over = True
+            return answer, opened
+
+        answer, opened = proxy.call(kicked())
+        assert answer["kicked"] == 3 * KICKS and opened[0] == 3 * KICKS
+        assert max(before - after for before, after in pairwise([*opened, 0])) <= KICKS
 
 
 @pytest.mark.parametrize(

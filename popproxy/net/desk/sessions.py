@@ -33,6 +33,8 @@ from popproxy.net.pump import Pump
 
 STEP = 256
 """Sessions looked at before the loop serves others."""
+ROWS, KICKS = 64, 16
+"""Sessions told of, and ended, before it does: each costs as much as many that are only looked at."""
 PAGE, MOST = 100, 1000
 """Sessions in one answer: without a limit, and at most."""
 NAMED = 100
@@ -110,7 +112,7 @@ class Sessions:
             found.clear()
         rows = []
         for place, (key, _, pump) in enumerate(best[:limit]):
-            if place and place % STEP == 0:
+            if place and place % ROWS == 0:
                 await asyncio.sleep(0)
             rows.append({"key": list(key), **row(pump)})
         return {"sessions": rows, "matched": matched, "more": len(best) > limit}
@@ -141,6 +143,8 @@ class Sessions:
                     count += 1
                     if count <= NAMED:
                         ended.append(pump.view.id)
+                    if count % KICKS == 0:
+                        await asyncio.sleep(0)
         return {"kicked": count, "sessions": ended}
 
     async def _steps(self) -> AsyncIterator[list[Pump]]:

@@ -17,10 +17,12 @@ from typing import Any
 from popproxy.net.desk import BadQuestion, Desk
 from popproxy.net.desk.asking import matches_address, matches_user, needed, word
 from popproxy.net.pump import Pump
-from popproxy.net.tapped import UNDECIDED, tap, taps_of
+from popproxy.net.tapped import UNDECIDED, Ear, tap, taps_of
 
 TAPS = 8
 """Taps at a time."""
+STEP = 64
+"""Sessions looked at for a tap, or that it is taken from, before the loop serves others."""
 LINES, OCTETS = 2000, 1 << 19
 """What a tap holds at most for its reader."""
 IDLE = 30.0
@@ -110,16 +112,23 @@ class Taps:
             raise BadQuestion(409, f"there is a tap {name!r} already; leave its name out")
         if len(self.open) >= TAPS:
             raise BadQuestion(409, f"{TAPS} taps are open already; close one of them")
-        open_to = () if made.one is not None else UNDECIDED
-        pumps = [pump for pump in self._pumps() if made.wants(pump) or pump.session.phase in open_to]
-        if made.one is not None and not pumps:
-            raise BadQuestion(404, f"there is no session {made.one!r}; `popproxy who` lists those that are open")
+        pumps = list(self._pumps())
+        if made.one is not None:
+            pumps = [pump for pump in pumps if made.wants(pump)]
+            if not pumps:
+                raise BadQuestion(404, f"there is no session {made.one!r}; `popproxy who` lists those that are open")
         self.open[name] = made
         self._wind(made)
-        for pump in pumps:
-            ear = tap(pump)
-            ear.waiting.append(made)
-            ear.look()
+        for place, pump in enumerate(pumps):
+            if place and place % STEP == 0:
+                await asyncio.sleep(0)
+                if self.open.get(name) is not made:
+                    break
+            # Whoever came meanwhile was met when it began, and who is gone has nothing more to say.
+            if pump in pump.front.pumps and (made.wants(pump) or pump.session.phase in UNDECIDED):
+                ear = tap(pump)
+                ear.waiting.append(made)
+                ear.look()
         return {"tap": name, "sessions": len(made.sessions)}
 
     def _made(self, name: str, arguments: Mapping[str, Any]) -> Tap:
@@ -167,5 +176,12 @@ class Taps:
             return
         if one.timer is not None:
             one.timer.cancel()
-        for ear in taps_of(self._pumps()):
+        self._leave(one, taps_of(self._pumps()))
+
+    def _leave(self, one: Tap, ears: list[Ear]) -> None:
+        """The tap is taken from all these, some at a time, the last ones first."""
+        for ear in ears[-STEP:]:
             ear.leave(one)
+        del ears[-STEP:]
+        if ears:
+            self._loop.call_soon(self._leave, one, ears)
