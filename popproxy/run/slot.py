@@ -66,6 +66,7 @@ class Child:
         self.pid = 0
         """Its process id; 0 before it has one."""
         self.sessions = 0
+        """What it told last; of one that is gone, how many went with it."""
         self.generation = 0
         """Number of the config that it was given last."""
         self.heard = monotonic()
@@ -186,7 +187,6 @@ class Child:
 
     def _lost(self) -> None:
         self.gone.set()
-        self.sessions = 0
         for waiting in self._open.values():
             if not waiting.done():
                 waiting.set_result(None)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from popproxy.run.admin.tap import LOST
 from popproxy.sample import SampleServer
 from tests.net.running import Setup, eventually, sample
 from tests.run.office import Office, office, offices
@@ -101,6 +102,26 @@ def test_sessions_of_all_workers_are_looked_at(upstream: SampleServer, tmp_path:
                 assert {line["worker"] for line in asked.lines} == {number}
                 asked.lines.clear()
         eventually(lambda: not any(proxy.worker.taps.open for proxy in proxies), "an end of the tap in all workers")
+
+
+def test_a_mute_worker_may_have_the_session_and_a_dead_one_has_it_no_more(
+    upstream: SampleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with offices([Setup([url(upstream)]), Setup([url(upstream)])], tmp_path) as (made, proxies):
+        with proxies[1].logged_in() as client:
+            (row,) = made.get("/v1/sessions")["sessions"]
+            with stream(made, f"session={row['id']}") as asked:
+                asked.until("user alice at")
+                made.fleet.mute.add(1)
+                # Whoever asks meanwhile hears from worker 0 alone, which does not know this tap.
+                eventually(lambda: made.get("/v1/sessions")["missing"] == [1], "a mute worker")
+                client.single(b"NOOP")
+                made.fleet.mute.clear()
+                asked.until("NOOP")
+                (name,) = proxies[1].worker.taps.open
+                proxies[1].call(proxies[1].worker.desk.answer("tap.close", {"tap": name}))
+                asked.until(LOST)
+                assert asked.response.read() == b""
 
 
 @pytest.mark.parametrize(

@@ -376,3 +376,11 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (EX_IOERR, "")
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("popproxy.run.people.who.who", interrupted)
+    assert main(["who"]) == 130

@@ -11,10 +11,12 @@ import json
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import time
 from typing import Any
 
 from aiohttp import web
 
+from popproxy.core.transcriber import NOTE
 from popproxy.net.desk.tap import WAIT
 from popproxy.run.admin.answers import asked, gathered, text
 from popproxy.run.fleet import Answer, Fleet
@@ -23,6 +25,7 @@ TAKES = 20.0
 """Seconds in which an asker must take what was sent."""
 QUIET = 10.0
 """Seconds without a line behind which an empty one is sent, to find out whether anybody is there."""
+LOST = "the worker that had this session has died, and the session with it"
 _DEADLINE = WAIT + 2.0
 
 
@@ -34,19 +37,23 @@ class Looking:
         self._fleet = fleet
         self._whom = {**whom, "tap": secrets.token_hex(8)}
         self._tap = {"tap": self._whom["tap"]}
+        self._slot = 0
 
     async def open(self) -> None:
         """Raises BadQuestion when nobody can be looked at."""
-        await gathered(self._fleet, "tap.open", self._whom)
+        good, _ = await gathered(self._fleet, "tap.open", self._whom)
+        self._slot = good[0].slot
 
     async def read(self) -> list[dict[str, Any]]:
         """What has come, in the order of time; empty behind a second in which nothing came."""
         answers = await self._fleet.ask("tap.read", {**self._tap, "wait": WAIT}, _DEADLINE)
         good = [one for one in answers if one.status == 200]
         if "session" in self._whom:
-            # Only the worker that has it knows of this tap.
-            gone = not good and any(one.status == 404 for one in answers)
-            self.over = gone or any(one.value["over"] for one in good)
+            # Only the worker that has it knows of this tap. One that is mute may be it.
+            if not good and answers and all(one.status == 404 for one in answers):
+                self.over = True
+                return [self._lost()]
+            self.over = any(one.value["over"] for one in good)
         elif any(one.status == 404 for one in answers):
             await self._fleet.ask("tap.open", self._whom)
         if not answers:
@@ -55,6 +62,12 @@ class Looking:
         lines = [line for one in good for line in _lines(one)]
         lines.sort(key=lambda line: str(line["time"]))
         return lines
+
+    def _lost(self) -> dict[str, Any]:
+        """What is told last of a session whose worker is no more."""
+        return {
+            "time": _moment(time()), "session": self._whom["session"], "mark": NOTE, "text": LOST, "worker": self._slot,
+        }  # fmt: skip
 
     async def close(self) -> None:
         """Nobody looks on any more."""

@@ -68,18 +68,20 @@ def _sessions(client: Client, arguments: argparse.Namespace) -> dict[str, Any]:
     """The sessions that are asked for, of all pages that are needed for them. ``matched`` counts all."""
     most = arguments.limit
     rows: list[dict[str, Any]] = []
+    silent: set[int] = set()
     after = None
     while True:
         # The API's own order is by age: only then is the beginning of the list enough.
         limit = min(_PAGE, most) if arguments.sort == "age" and most else _PAGE
         told = client.get("/v1/sessions", **_chosen(arguments), limit=limit, after=after)
         rows += told["sessions"]
+        silent.update(told["missing"])
         after = told["next"]
         if after is None or (arguments.sort == "age" and most and len(rows) >= most):
             break
     if arguments.sort in SORTS:
         rows.sort(key=SORTS[arguments.sort])
-    return {**told, "sessions": rows[: most or None], "next": None}
+    return {**told, "sessions": rows[: most or None], "next": None, "missing": sorted(silent)}
 
 
 def render(told: Mapping[str, Any], width: int | None) -> str:

@@ -110,6 +110,26 @@ def test_all_pages(upstream: Upstream, tmp_path: Path, typed: Typed, monkeypatch
         assert "worker 1 did not answer in time" in err
 
 
+def test_a_worker_that_was_mute_for_one_page_is_named(
+    upstream: Upstream, tmp_path: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("popproxy.run.people.who._PAGE", 2)
+    with offices([Setup([upstream.url])] * 2, tmp_path) as (desk, proxies), ExitStack() as stack:
+        typed.place = f"unix:{desk.path}"
+        for number in range(8):
+            stack.enter_context(entered(proxies[number % 2], b"u%d" % number))
+        usual = desk.fleet.ask
+
+        async def mute_once(*asked: Any) -> Any:
+            desk.fleet.mute = {1} if "after" not in asked[1] else set()
+            return await usual(*asked)
+
+        monkeypatch.setattr(desk.fleet, "ask", mute_once)
+        told = typed.json("who --limit 0")[1]
+        assert (told["missing"], told["matched"]) == ([1], 8) and "u1" not in users(told)
+        assert "worker 1 did not answer in time" in typed("who")[2]
+
+
 def test_a_name_from_a_stranger(desk: Office, typed: Typed, wide: Wide) -> None:
     with entered(desk.proxy, STRANGE):
         for arguments in ("who", f"who {typed.json('who')[1]['sessions'][0]['id']}"):
