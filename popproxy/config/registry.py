@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel
 
 from popproxy.api.plugin import Plugin, PluginConfig
 from popproxy.config.problems import Wrong
-from popproxy.config.secrets import reveal
+from popproxy.config.secrets import is_secret, reveal_all
 from popproxy.config.translate import TABLE_KEYS, fields
 
 GROUP = "popproxy.plugins"
@@ -70,22 +70,19 @@ def _imported(target: str, use: str) -> object:
 
 
 def reveal_options(model: type[PluginConfig], options: dict[str, Any], base: Path) -> list[tuple[str, Wrong]]:
-    """Replace in ``options`` the source tables of keys that ``model`` declares as SecretStr or SecretBytes.
+    """Replace in ``options`` the source tables of keys that ``model`` declares as SecretStr or SecretBytes, or as lists
+    or tables of them.
 
     ``base`` is where relative paths begin. Returns what went wrong, by key.
     """
     problems: list[tuple[str, Wrong]] = []
     for name, field in fields(model).items():
-        if name in options and _is_secret(field.annotation):
+        if name in options and is_secret(field.annotation):
             try:
-                options[name] = reveal(options[name], base)
+                options[name] = reveal_all(field.annotation, options[name], base)
             except Wrong as wrong:
                 problems.append((name, wrong))
     return problems
-
-
-def _is_secret(annotation: object) -> bool:
-    return annotation in (SecretStr, SecretBytes) or any(_is_secret(part) for part in get_args(annotation))
 
 
 def made(plugin: type[Plugin[Any]], options: BaseModel, use: str) -> Plugin[Any]:

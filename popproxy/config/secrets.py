@@ -6,11 +6,12 @@ A secret is read when the config is loaded, again at each reload.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args, get_origin
 
-from pydantic import BeforeValidator, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, SecretBytes, SecretStr, ValidationInfo, WithJsonSchema
+from pydantic import Secret as AnySecret
 
 from popproxy.config.problems import Wrong
 from popproxy.config.values import base_of
@@ -70,6 +71,34 @@ def _read(path: Path) -> str:
     if not secret:
         raise Wrong(f"{path} is empty", "write the secret into it as one line of text")
     return secret
+
+
+def is_secret(annotation: object) -> bool:
+    """Whether a key of this type may hold a secret: by itself, in a list, or as a value of a table. What a model inside
+    of it says of its own keys does not count."""
+    # By the attribute: a `type X = ...` has a value, a NewType a supertype.
+    named = getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
+    if named is not None:
+        return is_secret(named)
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and issubclass(kind, SecretStr | SecretBytes | AnySecret):
+        return True
+    return any(is_secret(part) for part in get_args(annotation))
+
+
+def reveal_all(annotation: object, value: object, base: Path) -> object:
+    """``value`` of a key of this type with all secrets in it revealed. Raises Wrong as ``reveal`` does."""
+    origin, parts = get_origin(annotation), [part for part in get_args(annotation) if is_secret(part)]
+    if not parts:
+        return reveal(value, base) if is_secret(annotation) else value
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            return value
+        return {name: reveal_all(parts[-1], item, base) for name, item in value.items()}
+    if isinstance(origin, type) and issubclass(origin, Sequence | set | frozenset):
+        return [reveal_all(parts[0], item, base) for item in value] if isinstance(value, list) else value
+    # One of several types; more than one with secrets would leave it to chance which is meant.
+    return reveal_all(parts[0], value, base)
 
 
 def _secret(value: object, info: ValidationInfo) -> object:

@@ -1,8 +1,8 @@
 """The config as it may be shown: everything that is in force, and no secret.
 
-Law: what has the type of a secret is ``<secret>``; of a plugin's options also every text that may be one, by the name
-of its key or of a key around it, because a plugin's author may have forgotten the type. URLs lose their user
-information.
+Law: what has the type of a secret is ``<secret>``, and so is every text under a key that is declared with such a type,
+whatever it has become since; of a plugin's options also every text that may be one, by the name of its key or of a key
+around it, because a plugin's author may have forgotten the type. URLs lose their user information.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from popproxy.config.models import Config
+from popproxy.config.secrets import is_secret
 from popproxy.core.chain import Subscriber
 
 HIDDEN = "<secret>"
@@ -51,7 +52,8 @@ def _table(model: BaseModel, careful: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
-        if careful and _HINTS.search(name) and not _closed(field.annotation):
+        hinted = careful and _HINTS.search(name) and not _closed(field.annotation)
+        if hinted or is_secret(field.annotation):
             found[name] = _hidden(value)
         else:
             found[name] = _value(value, careful)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import AfterValidator, BaseModel, Secret, SecretBytes, SecretStr
 
 from popproxy.api import Plugin, PluginConfig
+from popproxy.config import registry
 from popproxy.config.load import load
 from popproxy.config.models import Config
 from popproxy.config.shown import HIDDEN
@@ -46,6 +47,12 @@ class Options(PluginConfig):
     key_file: Path | None = None
     limit: int = 7
     plain: str = ""
+    # Declared as secrets under harmless names, and no secrets any more when they are shown.
+    sesame: str | SecretStr = ""
+    opener: Annotated[SecretStr, AfterValidator(SecretStr.get_secret_value)] = SecretStr("")
+    by_host: Mapping[str, str | SecretStr] = {}
+    several: tuple[SecretStr | str, ...] = ()
+    number: Secret[int] = Secret(0)
 
 
 class Forgetful(Plugin[Options]):
@@ -115,6 +122,11 @@ by_name = {{ one = {{ password = "{next(made)}" }} }}
 auth = "plain"
 key_file = "/etc/popproxy/some.key"
 plain = "shown too"
+sesame = "{next(made)}"
+opener = "{next(made)}"
+by_host = {{ one = "{next(made)}", two = {{ file = "{tmp_path}/file" }} }}
+several = ["{next(made)}", {{ file = "{tmp_path}/file" }}]
+number = 4711
 """
     )
     shown = load(config).plan.shown
@@ -133,6 +145,48 @@ plain = "shown too"
     assert options["credentials"]["note"] == HIDDEN and options["by_name"] == {"one": {"password": HIDDEN}}
     assert (options["auth"], options["limit"], options["plain"]) == ("plain", 7, "shown too")
     assert options["key_file"] == "/etc/popproxy/some.key"
+    assert options["sesame"] == options["opener"] == options["number"] == HIDDEN
+    assert options["by_host"] == {"one": HIDDEN, "two": HIDDEN} and options["several"] == [HIDDEN, HIDDEN]
+
+
+OURS = {
+    "auth_http.secret": 'servers = ["http://127.0.0.1:9000/auth"]\nsecret = "{0}"',
+    "auth_rewrite.password": 'password = "{0}"',
+    "auth_rewrite.password_template": 'password_template = "{{user}}-{0}"',
+    "brute_force.secret": 'secret = "{0}"',
+    "otel.headers": 'headers = {{ Whatever = "{0}" }}',
+    "spam.password": 'source = "rspamd"\npassword = "{0}"',
+}
+"""Options of the plugins that come with popproxy, one secret in each."""
+
+
+@pytest.mark.parametrize("key", OURS)
+@pytest.mark.parametrize("source", ["text", "file"])
+def test_a_plugin_of_ours_shows_no_secret(key: str, source: str, tmp_path: Path) -> None:
+    use, _, name = key.partition(".")
+    secret = next(secrets())
+    options = OURS[key].format(secret)
+    if source == "file":
+        (tmp_path / "file").write_text(secret if "{user}" not in options else f"{{user}}-{secret}")
+        before, _, behind = options.rpartition(' "')
+        options = f'{before} {{ file = "file" }}{behind.partition(chr(34))[2]}'
+        assert WORD not in options
+    config = tmp_path / "popproxy.toml"
+    config.write_text(
+        '[[listener]]\nname = "a"\nbind = ["127.0.0.1:0"]\ntls = "off"\nauth_before_tls = "allow"\n'
+        f'[upstream.main]\nservers = ["pop3+clear://127.0.0.1"]\n[[plugin]]\nuse = "{use}"\n{options}\n'
+    )
+    plan = load(config).plan
+    (plugin,) = plan.shown["plugin"]
+    assert HIDDEN in json.dumps(plugin["options"][name])
+    assert WORD not in json.dumps(plan.shown)
+    model = plan.plugins[0].plugin.config
+    assert WORD not in repr(model) and WORD in json.dumps(model.model_dump(), default=SecretStr.get_secret_value)
+
+
+def test_every_secret_of_a_plugin_of_ours_is_tried() -> None:
+    found = {f"{use}.{key}" for use in registry.known() for key in secret_keys(registry.find(use).config_model)}
+    assert found == set(OURS)
 
 
 def secret_keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
