@@ -1,7 +1,7 @@
 """The proxy under test: a Worker on a loop of its own in a thread, made from a config as an administrator writes it.
 
-Leaving the block ends it and looks for what every test wants: no fault in the log, no secret in it, one session line
-per session, and all gauges at zero.
+Leaving the block ends it and looks for what every test wants: no fault in the log, no secret in it, nothing that its
+contract does not know, one session line per session, and all gauges at zero.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from popproxy.config.plan import Bind, Plan
 from popproxy.core.chain import Chain, Subscriber
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.worker import Worker
+from popproxy.run.events import strangers
 from popproxy.run.logs import EventLog
 from popproxy.sample import SampleServer
 from tests.letters import write_maildir
@@ -261,6 +262,8 @@ def running(setup: Setup, directory: Path, faults: int = 0, circle: bool = False
     assert not proxy.faults, proxy.faults
     assert len(proxy.lines("internal_error")) == faults, proxy.lines("internal_error")
     assert not [form for form in forms(PASSWORD) if form in text], "the password is in the log"
+    odd = {what for line in proxy.lines() for what in strangers(line)}
+    assert not odd, f"popproxy/run/events.py does not know this: {sorted(odd)}"
     ids = [line["session"] for line in proxy.lines("session")]
     assert circle or len(ids) == len(set(ids)), "two lines for one session"
     for gauge in GAUGES:

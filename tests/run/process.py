@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from popproxy.run.events import strangers
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0
 
@@ -80,6 +82,16 @@ def _started(directory: Path, command: Sequence[str]) -> Iterator[Process]:
         if process.popen.poll() is None:
             process.popen.kill()
             process.popen.wait(PATIENCE)
+    odd = {what for path in (process.out, process.err) for line in logged(path) for what in strangers(line)}
+    assert not odd, f"popproxy/run/events.py does not know this: {sorted(odd)}"
+
+
+def logged(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log in JSON among whatever else a program has printed there."""
+    for line in path.read_text(errors="replace").rpartition("\n")[0].splitlines():
+        if line.startswith('{"time":'):
+            found: dict[str, Any] = json.loads(line)
+            yield found
 
 
 def get(address: str, path: str) -> tuple[int, bytes]:

@@ -3,11 +3,14 @@
 import ast
 import runpy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from popproxy.run.events import EVENTS, FIELDS, PLUGIN_FIELDS, PLUGINS, USERS, markdown, strangers
+from tests.net.running import Setup, running
+from tests.run.process import script
 
 ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {"debug", "info", "warning", "error"}
@@ -114,3 +117,16 @@ def test_the_house_logs_what_the_contract_says() -> None:
         assert level <= {EVENTS[name].level, EVENTS[name].also}, f"{where}: {name} is not {level}"
         found += 1
     assert found >= 30
+
+
+def test_whoever_runs_the_proxy_holds_its_log_against_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fields that are not written as such where an event is logged show only when it runs."""
+    monkeypatch.setitem(EVENTS, "listening", replace(EVENTS["listening"], fields=("listener", "tls")))
+    with pytest.raises(AssertionError, match="listening: field address"):
+        with running(Setup(["pop3+clear://127.0.0.1:9"]), tmp_path):
+            pass
+    with pytest.raises(AssertionError, match="event nothing"):
+        with script(tmp_path, """print('{"time":"","level":"info","event":"nothing"}')""") as process:
+            process.wait()
