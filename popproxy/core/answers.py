@@ -20,15 +20,12 @@ from popproxy.core.limits import BURST
 from popproxy.core.meter import ERR, OK, TIMEOUT, UPSTREAM_LOST
 from popproxy.core.phases import Phase
 from popproxy.core.pouring import Pouring
-from popproxy.wire.commands import VERBS
 from popproxy.wire.framer import BodyScanner, body_end
 from popproxy.wire.replies import err, parse_status
 
 if TYPE_CHECKING:
     from popproxy.core.transaction import Transaction
 
-_RETR, _TOP, _DELE = (VERBS[name].index for name in (b"RETR", b"TOP", b"DELE"))
-_MESSAGES = frozenset({_RETR, _TOP, _DELE})
 _LOST = "Connection to the mail server lost"
 _LOST_QUIT = "Connection to the mail server lost; some deletions may not be done"
 
@@ -120,38 +117,27 @@ class Answers:
         """The fast road: nothing but positive single lines, as many as single-line replies are due."""
         t = self.t
         flight = t.flight
-        count = data.count(b"\n")
-        if count > len(flight) or self._all_ok.fullmatch(data) is None:
+        replies = data.count(b"\n")
+        if replies > len(flight) or self._all_ok.fullmatch(data) is None:
             return False
-        for entry in islice(flight, count):
+        for entry in islice(flight, replies):
             if entry[0]:
                 return False
+        count = t.s.count
         verb, since, run = -1, 0.0, 0
-        for _ in range(count):
+        for _ in range(replies):
             _, index, at, _ = flight.popleft()
             if index == verb and at == since:
                 run += 1
             else:
                 if run:
-                    self.count(verb, OK, now - since, run)
+                    count(verb, OK, run, now - since)
                 verb, since, run = index, at, 1
-        self.count(verb, OK, now - since, run)
+        count(verb, OK, run, now - since)
         t.s.to_client.append(data)
         if flight:
             self.locals()
         return True
-
-    def count(self, verb: int, outcome: int, seconds: float, times: int = 1) -> None:
-        """``times`` commands were answered ``seconds`` after they were read."""
-        s = self.t.s
-        s.count(verb, outcome, times)
-        s.meter.latency(verb, seconds, times, outcome)
-        if verb in _MESSAGES:
-            for _ in range(times):
-                s.meter.message(verb, outcome == OK)
-            if verb == _RETR and outcome == OK:
-                s.retrieved += times
-                s.view.messages = s.retrieved
 
     def _replies(self, data: bytes, now: float) -> None:
         t = self.t
@@ -192,10 +178,10 @@ class Answers:
                     place = start = behind
                     self.careful.reply(thing, line, good, now)
                 else:
-                    self.count(verb, OK if good else ERR, now - at)
+                    s.count(verb, OK if good else ERR, 1, now - at)
                     place = behind
                     if kind == MULTI and good:
-                        place = body_end(data, behind)
+                        place = body_end(data, behind - 2)
                         if place < 0:
                             place = size
                             self.stream(None, now, data, size - behind)

@@ -177,7 +177,7 @@ class Careful:
         if pending.uploads and good:
             # The client must send its message now; only the reply to that may be another one.
             answer = None
-        a.count(verb, OK if (good if answer is None else answer.ok) else ERR, now - at)
+        s.count(verb, OK if (good if answer is None else answer.ok) else ERR, 1, now - at)
         if pending.after is not None:
             pending.after(good)
         multiline = good and pending.sent.multiline

@@ -25,12 +25,12 @@ from popproxy.core.effects import CloseClient, CloseUpstream, Effect, Level, Not
 from popproxy.core.failures import Failure
 from popproxy.core.introduction import Origin, trusted
 from popproxy.core.login import Knowledge
-from popproxy.core.meter import DENIED, OUTCOMES, SessionMeter
+from popproxy.core.meter import DENIED, OK, OUTCOMES, SessionMeter
 from popproxy.core.phases import Phase
 from popproxy.core.plan import SessionPlan
 from popproxy.core.spool import Spool
 from popproxy.core.transaction import Transaction
-from popproxy.wire.commands import VERB_NAMES
+from popproxy.wire.commands import VERB_NAMES, VERBS
 from popproxy.wire.errors import Code, Refusal
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 
 _WIDTH = len(OUTCOMES)
+_RETR = VERBS[b"RETR"].index
+_MESSAGES = frozenset({_RETR, VERBS[b"TOP"].index, VERBS[b"DELE"].index})
 
 
 class Stage(Protocol):
@@ -345,11 +347,20 @@ class Session:
         """A log line."""
         self.effects.append(Note(level, event, fields))
 
-    def count(self, verb: int, outcome: int, times: int = 1) -> None:
-        """``times`` commands of this verb were answered."""
+    def count(self, verb: int, outcome: int, times: int = 1, seconds: float | None = None) -> None:
+        """``times`` commands of this verb were answered; ``seconds``: by the upstream, so long after they were read."""
         index = verb * _WIDTH + outcome
-        self.meter.commands[index] += times
-        self.tally[index] = self.tally.get(index, 0) + times
+        meter, tally = self.meter, self.tally
+        meter.commands[index] += times
+        tally[index] = tally.get(index, 0) + times
+        if seconds is not None:
+            meter.latency(verb, seconds, times, outcome)
+            if verb in _MESSAGES:
+                for _ in range(times):
+                    meter.message(verb, outcome == OK)
+                if verb == _RETR and outcome == OK:
+                    self.retrieved += times
+                    self.view.messages = self.retrieved
 
     def bad_command(self, verb: int, outcome: int, kind: str, text: str) -> bytes:
         """Count a refused line and give its reply; too many end the session behind it."""

@@ -123,8 +123,7 @@ class Transaction:
             and not (self.flight or self.rest or self.backlog or s.blocked or s.deaf)
         ):  # fmt: skip
             # The shortest way for what comes most: one common line, and nobody else under way.
-            line, end, more = data.partition(b"\n")
-            known = common(line) if end and not more and len(line) <= LONGEST else None
+            known = common(data[:-1]) if len(data) <= LONGEST and data[-1:] == b"\n" else None
             if known is not None:
                 now = s.clock()
                 self.flight.append((known[0], known[1], now, None))

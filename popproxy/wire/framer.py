@@ -28,7 +28,7 @@ class BodyScanner:
         edge = (tail + chunk[start : start + 4]).find(TERMINATOR)
         if edge >= 0:
             return start + edge + 5 - len(tail)
-        found = _search(chunk, start)
+        found = body_end(chunk, start)
         if found >= 0:
             return found
         size = len(chunk) - start
@@ -36,19 +36,13 @@ class BodyScanner:
         return -1
 
 
-def body_end(chunk: bytes, start: int) -> int:
-    """Offset just behind the terminator of the body that begins at ``start``, behind its status line; -1: it goes on.
-
-    For a body whose status line is in ``chunk``, too: it needs no scanner before it goes on in another chunk."""
-    return _search(chunk, start - 2)
-
-
 _HOPS = 4
 _WINDOW = 8192
 
 
-def _search(chunk: bytes, start: int) -> int:
-    """Offset just behind the first terminator in ``chunk`` from ``start`` on, or -1.
+def body_end(chunk: bytes, start: int) -> int:
+    """Offset just behind the first terminator in ``chunk`` from ``start`` on, or -1. A body that begins behind a status
+    line is searched from that line's CRLF on.
 
     A single octet is found an order of magnitude faster than a pattern, and base64, which most octets of large mail
     are, has no dots: so hop from dot to dot. Where dots are dense the pattern is searched, backwards, in a window

@@ -20,9 +20,9 @@ from tests.net.upstream import Gone, Peer, Upstream
 
 LOGIN = 380
 """From the connect to the end of a session that logs in by USER and PASS, and says QUIT."""
-NOOP = 17
+NOOP = 16
 """A NOOP behind the reply to the one before."""
-MESSAGE = 38
+MESSAGE = 35
 """A RETR and a DELE, each behind the reply to the one before; the message comes in one piece."""
 
 BATCHES, TIMES = 3, 20
