@@ -331,7 +331,7 @@ class Authorization(Reading):
     def _quit_command(self, verb: Verb, _: bytes) -> None:
         self.s.count(verb.index, OK)
         self.say(ok("Bye"))
-        self.s.end("quit")
+        self.s.quit()
 
     def _xclient_command(self, verb: Verb, argument: bytes) -> None:
         s = self.s

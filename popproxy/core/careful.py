@@ -195,7 +195,7 @@ class Careful:
         if pending.quits:
             if s.phase is Phase.TRANSACTION:
                 s.enter(Phase.UPDATE)
-            s.end("quit")
+            s.quit()
         elif pending.uploads and good:
             t.start_upload()
         a.locals()

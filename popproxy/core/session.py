@@ -388,6 +388,12 @@ class Session:
             self.reason = reason
             self.detail = detail
 
+    def quit(self) -> None:
+        """The client's QUIT was answered: that it sent nothing more behind it is no other end."""
+        if self.reason == "client_eof":
+            self.reason = ""
+        self.end("quit")
+
     def end(self, reason: str, detail: str = "") -> None:
         """End the session; what stands in ``to_client`` is still sent. The first reason counts."""
         if self.phase is Phase.CLOSED:

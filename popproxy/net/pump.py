@@ -37,7 +37,7 @@ from popproxy.core.failures import Failure, Kind
 from popproxy.core.phases import Phase
 from popproxy.core.session import Session
 from popproxy.net.dialer import tls_failure
-from popproxy.net.farewell import Farewell
+from popproxy.net.farewell import Farewell, taken
 from popproxy.net.group import Lease
 from popproxy.net.hooktasks import HookTasks
 from popproxy.net.introduce import proxy_header
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 _COUNT_OCTETS = 1 << 18
 """Octets for the client between two times that octets are counted, beside those of the timer."""
 _TICK = 0.001
+_GLANCE = 0.5
+_GLANCES = 64
+"""A blocked client is glanced at so often in its idle time, or every so many seconds of a short one."""
 _SILENT = frozenset({"quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "shutdown", "kicked"})
 """Ends at which the client either knows or is told nothing."""
 
@@ -71,6 +74,7 @@ class Pump(asyncio.Protocol):
         "_pacer",
         "_phase",
         "_side",
+        "_taken",
         "_timer",
         "_timer_at",
         "_upgrade",
@@ -103,6 +107,7 @@ class Pump(asyncio.Protocol):
         self._phase = Phase.GREETING
         self._counted = (0, 0, 0, 0)
         self._count_at = _COUNT_OCTETS
+        self._taken = 0
         self.client_blocked = False
         self.upstream_in = 0
         self.upstream_out = 0
@@ -157,6 +162,7 @@ class Pump(asyncio.Protocol):
             self.front.meter.buffers.client.add(self._client)
         self.session.client_blocked(True)
         self.watch()
+        self._glance()
 
     def resume_writing(self) -> None:
         """The client has taken it."""
@@ -301,9 +307,27 @@ class Pump(asyncio.Protocol):
         self._timer = None
         self._timer_at = inf
         self._count_octets()
-        if self._pacer is None or not self._pacer.resting:
-            # Otherwise the end of the rest sets the clock anew.
-            self._tell(self.session.tick)
+        if self._pacer is not None and self._pacer.resting:
+            # The end of the rest sets the clock anew.
+            return
+        client = self._client
+        if self.client_blocked and client is not None and not client.is_closing():
+            before, self._taken = self._taken, taken(client)
+            if self._taken != before:
+                # Its idle time begins anew.
+                self._tell(self.session.client_blocked, True)
+            self._glance()
+        self._tell(self.session.tick)
+
+    def _glance(self) -> None:
+        """See soon whether the client takes anything. That there is room again the kernel tells only when megabytes are
+        gone, for which a slow client may need longer than its idle time."""
+        idle = self.front.plan.timeouts.idle
+        seconds = min(idle / 2, max(_GLANCE, idle / _GLANCES))
+        at = monotonic() + seconds
+        if at < self._timer_at:
+            self._timer_at = at
+            self._later(seconds, self._tick)
 
     def _enter(self, phase: Phase) -> None:
         self.front.meter.session_state(self._phase.word, phase.word)
