@@ -135,6 +135,10 @@ class Authorization(Reading):
         """See Stage. Nobody notes when a client that is not logged in said something last."""
         return Awaited("upstream" if self._entrance.talks else "proxy" if self.busy else "client")
 
+    def quitting(self) -> bool:
+        """QUIT before the login is answered at once."""
+        return False
+
     def close(self) -> None:
         """Nothing is held here."""
 

@@ -43,6 +43,11 @@ def stops(entry: FlightEntry) -> bool:
     return entry[0] == CAREFUL and bool(entry[3].barrier)
 
 
+def single(entry: FlightEntry) -> bool:
+    """Whether the client is owed a single line for ``entry``."""
+    return entry[0] in (SINGLE, LOCAL) or (entry[0] == CAREFUL and not entry[3].shown.multiline)
+
+
 def _spellings(name: bytes) -> tuple[bytes, bytes]:
     return name, name.lower()
 

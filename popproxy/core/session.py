@@ -77,6 +77,10 @@ class Stage(Protocol):
         """Who is to move."""
         ...
 
+    def quitting(self) -> bool:
+        """Whether the client said QUIT and is owed nothing by then but single lines."""
+        ...
+
     def close(self) -> None:
         """Give back what is held."""
         ...
@@ -206,8 +210,12 @@ class Session:
         self._settle()
 
     def client_gone(self, reason: str = "client_reset") -> None:
-        """The client's connection is gone."""
-        self.end(reason)
+        """The client's connection is gone, and the session over, unless QUIT is on its way: what was asked for by that
+        is still done, if no message is owed to the client. Who has not got a message must not lose it."""
+        if self.blocked or self.phase is Phase.CLOSED or not self._stage.quitting():
+            self.end(reason)
+        else:
+            self.leave(reason)
 
     def upstream_data(self, data: bytes) -> None:
         """Octets from upstream, after TLS."""
@@ -389,8 +397,8 @@ class Session:
             self.detail = detail
 
     def quit(self) -> None:
-        """The client's QUIT was answered: that it sent nothing more behind it is no other end."""
-        if self.reason == "client_eof":
+        """The client's QUIT was answered: that it sent nothing more behind it, or was gone, is no other end."""
+        if self.reason in ("client_eof", "client_reset"):
             self.reason = ""
         self.end("quit")
 

@@ -27,6 +27,7 @@ from popproxy.core.flight import (
     careful_entry,
     common,
     expected,
+    single,
     stops,
 )
 from popproxy.core.growth import SIZED, Growth, measure
@@ -184,6 +185,14 @@ class Transaction:
         if self.busy:
             return Awaited("proxy")
         return Awaited("client", _since(now, s.deadline - self.idle))
+
+    def quitting(self) -> bool:
+        """See Stage."""
+        due = [*self.flight, *(entry for _, entry in self.backlog)]
+        if not due or self.answers.paused or self.answers.pours.source is not None:
+            return False
+        kind, _, _, last = due[-1]
+        return kind == CAREFUL and last.quits and all(map(single, due))
 
     def close(self) -> None:
         """Give back what is held; nothing goes upstream any more."""

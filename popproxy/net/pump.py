@@ -63,6 +63,7 @@ class Pump(asyncio.Protocol):
     """One client connection with all that belongs to it. ``view`` is given when the Door has let it in."""
 
     __slots__ = (
+        "_alone",
         "_client",
         "_client_reading",
         "_count_at",
@@ -107,6 +108,7 @@ class Pump(asyncio.Protocol):
         self._phase = Phase.GREETING
         self._counted = (0, 0, 0, 0)
         self._count_at = _COUNT_OCTETS
+        self._alone = False
         self._taken = 0
         self.client_blocked = False
         self.upstream_in = 0
@@ -150,7 +152,11 @@ class Pump(asyncio.Protocol):
         """The client's connection is gone."""
         self._forget_client()
         self._tell(self.session.client_gone, "client_reset" if exc is not None else "client_eof")
-        self._finish()
+        if self.session.phase is Phase.CLOSED:
+            self._finish()
+        else:
+            # Its QUIT is under way.
+            self._alone = True
 
     def pause_writing(self) -> None:
         """The client takes less than comes for it."""
@@ -491,6 +497,9 @@ class Pump(asyncio.Protocol):
             self._finish()
         elif self._client is not None:
             self._client.abort()
+        elif self._alone:
+            self._alone = False
+            self._finish()
 
     def stop(self, reason: str = "shutdown", detail: str = "") -> None:
         """The worker shuts down, or somebody ends the session, see Session.stop: whoever waits only for its pace, gets

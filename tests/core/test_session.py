@@ -50,6 +50,43 @@ def test_promise_1_client_gone_commits_nothing(reason: str) -> None:
     assert b"QUIT" not in rig.all_upstream
 
 
+ONE_BY_ONE = (b"TOP",)
+"""Capabilities of an upstream that gets one command at a time: QUIT waits when the client is gone."""
+
+
+@pytest.mark.parametrize("reason", ["client_reset", "client_eof"])
+def test_a_client_that_is_gone_behind_its_quit_has_quit(reason: str) -> None:
+    rig = Rig(known=ONE_BY_ONE).login().client(b"DELE 1\r\nNOPE\r\nDELE 2\r\nQUIT\r\n")
+    rig.s.client_gone(reason)
+    assert not rig.drain().closed
+    rig.upstream(b"+OK\r\n").upstream(b"+OK\r\n")
+    assert rig.asked() == b"DELE 1\r\nDELE 2\r\nQUIT\r\n"
+    rig.upstream(b"+OK bye\r\n").ended("quit")
+
+
+@pytest.mark.parametrize("lines", [b"RETR 1\r\nDELE 1\r\nQUIT\r\n", b"TOP 1 9\r\nQUIT\r\n", b"DELE 1\r\nQUIT"])
+def test_promise_1_a_client_that_is_gone_and_is_owed_more_than_lines_commits_nothing(lines: bytes) -> None:
+    rig = Rig(known=ONE_BY_ONE).login().client(lines)
+    rig.s.client_gone()
+    rig.drain().ended("client_reset")
+    assert b"QUIT" not in rig.all_upstream
+
+
+def test_promise_1_a_client_that_did_not_take_its_message_commits_nothing() -> None:
+    rig = Rig(known=ONE_BY_ONE).login().client(b"RETR 1\r\nDELE 1\r\n").upstream(b"+OK\r\ntext\r\n.\r\n")
+    rig.client(b"QUIT\r\n").blocked(True)
+    rig.s.client_gone()
+    rig.drain().ended("client_reset")
+    assert b"QUIT" not in rig.all_upstream
+
+
+def test_an_upstream_that_does_not_answer_the_quit_of_a_client_that_is_gone() -> None:
+    rig = Rig(known=ONE_BY_ONE).login().client(b"DELE 1\r\nQUIT\r\n")
+    rig.s.client_gone()
+    rig.drain().wait(120.0).ended("client_reset")
+    assert b"QUIT" not in rig.all_upstream
+
+
 def test_promise_1_stop_commits_nothing_and_says_nothing() -> None:
     rig = Rig().login().client(b"DELE 1\r\n").upstream(b"+OK\r\n")
     rig.said()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -185,6 +186,30 @@ def test_octets_behind_quit_do_not_reset_the_last_reply(loop: str, tmp_path: Pat
             assert take(client, octets_of(chunks)) == digest_of(chunks)
             assert read_rest(client) == b"+OK bye\r\n"
         assert proxy.session()["reason"] == "quit"
+
+
+@both_legs
+@both_loops
+def test_a_client_that_is_gone_behind_its_quit_has_quit(loop: str, tls: str, tmp_path: Path) -> None:
+    gone = threading.Event()
+    heard = []
+
+    def one_by_one(peer: Peer) -> None:
+        peer.login(b"+OK\r\nUSER\r\n.\r\n")
+        for _ in range(2):
+            heard.append(peer.line())
+            assert gone.wait(PATIENCE)
+            peer.send(b"+OK\r\n")
+        peer.until_gone()
+
+    with Upstream(one_by_one, quits=1) as upstream, running(Setup([upstream.url], loop, tls), tmp_path) as proxy:
+        with proxy.logged_in(**options(tls)) as client:
+            client.send(b"DELE 1\r\nQUIT\r\n")
+            eventually(lambda: heard == [b"DELE 1"], "DELE")
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        assert proxy.session()["reason"] == "quit"
+        assert heard == [b"DELE 1", b"QUIT"]
 
 
 @both_legs
