@@ -48,6 +48,7 @@ _RECORD_TYPES = range(20, 25)  # change_cipher_spec, alert, handshake, applicati
 _FIRST_LOOK = 4096  # octets peeked at first; holds every usual ClientHello, post-quantum shares included
 _STALLED_LOOK = 0.02  # seconds before looking again where SO_RCVLOWAT does not hold back readiness
 _LEFTOVER = 65536  # octets thrown away before a refusal closes, else the close is a RST and eats the alert
+_WORD = 4  # "USER", "GET ", "SSH-": octets of what a client says in clear
 _SHOWN = 64  # octets of a peer's words quoted in a detail
 _HANG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 
@@ -216,7 +217,8 @@ class Handshake:
     def _refuse_hello(self, exc: HelloError, data: bytes) -> None:
         """No TLS client, or one whose hello cannot be judged: never left to OpenSSL, which might take it."""
         if exc.reason in ("plaintext", "not_tls"):
-            self._fail(TlsFailure("plaintext", f"the peer began with {_shown(data)}"))
+            # The first word tells who it is; a client that goes on in clear has its password behind it (promise 6).
+            self._fail(TlsFailure("plaintext", f"the peer began with {_shown(data[:_WORD])}"))
         else:
             self._fail(TlsFailure("protocol", f"ClientHello {exc.reason}: {exc}"), alert(DECODE_ERROR))
 

@@ -251,15 +251,25 @@ def test_a_hello_cut_short_ends_at_once(loop: str) -> None:
     run(loop, scene)
 
 
+@pytest.mark.parametrize(
+    ("octets", "shown"),
+    [
+        (b"USER alice\r\nPASS secret\r\n", "'USER'"),
+        (b"PASS secret\r\n", "'PASS'"),
+        (b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n", "'AUTH'"),
+        (b"\x1b[2Jx\r\n", r"'\x1b[2J'"),
+    ],
+)
 @both_loops
-def test_plain_text_on_a_tls_port_ends_at_once(loop: str) -> None:
+def test_plain_text_on_a_tls_port_ends_at_once(loop: str, octets: bytes, shown: str) -> None:
+    """Promise 6: whoever says it has a password behind it."""
     async def scene() -> None:
         theirs, ours = tcp_pair()
-        theirs.sendall(b"USER \x1b[2Jx\r\n")
+        theirs.sendall(octets)
         _, outcome = begin(ours, server_side(), None, check_alpn=b"pop3")
         failure = await asyncio.wait_for(outcome, PATIENCE)
         assert failure is not None and failure.reason == "plaintext"
-        assert r"'USER \x1b[2Jx\r\n'" in failure.detail
+        assert failure.detail == f"the peer began with {shown}"
         assert await asyncio.to_thread(theirs.recv, 100) == b""
         theirs.close()
 
