@@ -134,7 +134,8 @@ class Log(Model):
     )
     users: Literal["plain", "hashed", "none"] = Field(
         default="plain",
-        description="How user names are written: as they are, as a hash that tells them apart, or not at all.",
+        description="How user names are written: as they are, as a hash that tells them apart, or not at all. In the "
+        "log: `popproxy who`, `top` and `tap` name users to whoever may ask the admin listener.",
     )
     salt: Secret | None = Field(
         default=None,
