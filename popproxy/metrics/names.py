@@ -221,7 +221,7 @@ _TABLE: tuple[Metric, ...] = (
     Metric(
         "sessions", "counter", "Ended sessions, by the state they ended in and why.", _L,
         (enum("state", "authorization", "transaction", "update"), enum("reason", *REASONS, OTHER)),
-        start={"reason": ("internal_error",)},
+        start={"reason": ("quit", "upstream_eof", "upstream_error", "upstream_timeout", "internal_error")},
     ),
     Metric(
         "session_duration_seconds", "histogram", "From accept to close.", _L, buckets=LIFE, start={},

@@ -122,6 +122,7 @@ def test_draining_and_lag() -> None:
         ("auth_attempts_total", {"listener": "pop3", "mechanism": "USER", "result": "bad_credentials"}),
         ("tls_handshake_failures_total", {"listener": "pop3", "mode": "stls", "reason": "protocol"}),
         ("sessions_total", {"listener": "pop3", "state": "transaction", "reason": "internal_error"}),
+        ("sessions_total", {"listener": "pop3", "state": "transaction", "reason": "upstream_eof"}),
         ("upstream_connections_total", {"upstream": "main", "result": "refused"}),
         ("plugin_errors_total", {"plugin": "headers", "hook": "open_body", "action": "fail_open"}),
         ("command_duration_seconds_count", {"verb": "STAT"}),
