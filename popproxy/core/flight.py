@@ -43,9 +43,13 @@ def stops(entry: FlightEntry) -> bool:
     return entry[0] == CAREFUL and bool(entry[3].barrier)
 
 
-def single(entry: FlightEntry) -> bool:
-    """Whether the client is owed a single line for ``entry``."""
-    return entry[0] in (SINGLE, LOCAL) or (entry[0] == CAREFUL and not entry[3].shown.multiline)
+_LISTINGS = {VERBS[name].index for name in (b"CAPA", b"LANG", b"LIST", b"UIDL")}
+
+
+def bears_message(entry: FlightEntry) -> bool:
+    """Whether the client is owed a message for ``entry``, or a reply of a kind that may hold one."""
+    multiline = entry[0] == MULTI or (entry[0] == CAREFUL and entry[3].shown.multiline)
+    return multiline and entry[1] not in _LISTINGS
 
 
 def _spellings(name: bytes) -> tuple[bytes, bytes]:

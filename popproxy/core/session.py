@@ -78,7 +78,7 @@ class Stage(Protocol):
         ...
 
     def quitting(self) -> bool:
-        """Whether the client said QUIT and is owed nothing by then but single lines."""
+        """Whether the client said QUIT and is owed no message by then."""
         ...
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ from popproxy.core.flight import (
     LONGEST,
     SINGLE,
     FlightEntry,
+    bears_message,
     careful_entry,
     common,
     expected,
-    single,
     stops,
 )
 from popproxy.core.growth import SIZED, Growth, measure
@@ -192,7 +192,7 @@ class Transaction:
         if not due or self.answers.paused or self.answers.pours.source is not None:
             return False
         kind, _, _, last = due[-1]
-        return kind == CAREFUL and last.quits and all(map(single, due))
+        return kind == CAREFUL and last.quits and not any(map(bears_message, due))
 
     def close(self) -> None:
         """Give back what is held; nothing goes upstream any more."""

@@ -56,16 +56,16 @@ ONE_BY_ONE = (b"TOP",)
 
 @pytest.mark.parametrize("reason", ["client_reset", "client_eof"])
 def test_a_client_that_is_gone_behind_its_quit_has_quit(reason: str) -> None:
-    rig = Rig(known=ONE_BY_ONE).login().client(b"DELE 1\r\nNOPE\r\nDELE 2\r\nQUIT\r\n")
+    rig = Rig(known=ONE_BY_ONE).login().client(b"UIDL\r\nDELE 1\r\nNOPE\r\nCAPA\r\nQUIT\r\n")
     rig.s.client_gone(reason)
     assert not rig.drain().closed
-    rig.upstream(b"+OK\r\n").upstream(b"+OK\r\n")
-    assert rig.asked() == b"DELE 1\r\nDELE 2\r\nQUIT\r\n"
+    rig.upstream(b"+OK\r\n1 a\r\n.\r\n").upstream(b"+OK\r\n").upstream(b"+OK\r\n.\r\n")
+    assert rig.asked() == b"UIDL\r\nDELE 1\r\nCAPA\r\nQUIT\r\n"
     rig.upstream(b"+OK bye\r\n").ended("quit")
 
 
 @pytest.mark.parametrize("lines", [b"RETR 1\r\nDELE 1\r\nQUIT\r\n", b"TOP 1 9\r\nQUIT\r\n", b"DELE 1\r\nQUIT"])
-def test_promise_1_a_client_that_is_gone_and_is_owed_more_than_lines_commits_nothing(lines: bytes) -> None:
+def test_promise_1_a_client_that_is_gone_and_is_owed_a_message_commits_nothing(lines: bytes) -> None:
     rig = Rig(known=ONE_BY_ONE).login().client(lines)
     rig.s.client_gone()
     rig.drain().ended("client_reset")
