@@ -21,7 +21,7 @@ from popproxy.config.plan import Plan, compile_plan
 from popproxy.config.problems import ConfigError, ConfigProblem, Wrong
 from popproxy.config.report import Report
 from popproxy.config.store import Store
-from popproxy.config.translate import TABLE_KEYS, nearest
+from popproxy.config.translate import TABLE_KEYS, nearest, toml_hint
 from popproxy.config.upstream import Upstream
 from popproxy.config.values import Context
 from popproxy.config.workers import Asked, count
@@ -97,7 +97,8 @@ def load(path: Path, workers: Asked | None = None) -> Loaded:
     except OSError as error:
         raise _unusable(path, 0, f"cannot be read: {error.strerror or error}", "name a readable file") from None
     try:
-        text = octets.decode("utf-8")
+        # Editors of Windows begin a file with a byte order mark.
+        text = octets.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = octets.count(b"\n", 0, error.start) + 1
         raise _unusable(path, line, "is not UTF-8", "save the file as UTF-8") from None
@@ -119,7 +120,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         message = str(error)[: found.start()] if found else str(error)
         line = int(found[1]) if found and found[1] else text.count("\n") + 1
         column = f" at column {found[2]}" if found and found[2] else ""
-        raise _unusable(path, line, f"is not TOML{column}: {message}", "see https://toml.io/en/v1.0.0") from None
+        raise _unusable(path, line, f"is not TOML{column}: {message}", toml_hint(message)) from None
     except ValueError:
         raise _unusable(path, 0, "holds a number of thousands of digits", "write a smaller one") from None
 

@@ -43,7 +43,7 @@ def _redis(table: Store, report: Report) -> None:
     if find_spec("redis") is None:
         report.problem(
             ("store", "use"), "the store in Redis needs the package redis, which is not installed",
-            "pip install popproxy[redis]",
+            'pip install "popproxy[redis]"',
         )  # fmt: skip
     if table.timeout >= table.lease:
         report.problem(("store", "lease"), "is no longer than timeout", "write a longer one, as 30s")

@@ -50,6 +50,32 @@ _LENGTHS = {
 }
 
 
+_TOML = (
+    ("Illegal character '\\n'", "end the string with a quote on the line where it begins"),
+    ("Unterminated string", "end the string with the quotes it begins with"),
+    ("Unclosed array", "end the list that begins above with ]"),
+    ("Unclosed inline table", "end the table that begins above with }"),
+    ("Invalid value", 'write strings in quotes, like tls = "implicit", and true and false in small letters'),
+    ("Expected '=' after a key", 'write key = value, and sections in brackets, like [tls] or [[listener]]'),
+    ("Invalid statement", 'write key = value, and sections in brackets, like [tls] or [[listener]]'),
+    ("Cannot overwrite a value", "the key stands there twice: leave one out"),
+    ("Cannot declare", "the table stands there twice: make it one, or write [[...]] where several are meant"),
+    ("Invalid initial character for a key part", "write { ... } on one line; longer ones as tables of their own"),
+    ("Invalid hex value", "write \\\\ for each backslash, or the string in single quotes"),
+    ("Unescaped '\\' in a string", "write \\\\ for each backslash, or the string in single quotes"),
+)
+"""What tomllib says, and what is most often meant by it."""
+_ABOVE = "write it above the first table: TOML takes it for a key of the table it stands in"
+_ELSEWHERE = {"workers": _ABOVE, "default_upstream": _ABOVE}
+_PEERS = {"listen": "bind", "address": "bind", "port": "bind", "host": "servers", "server": "servers", "url": "servers"}
+"""What other proxies call it."""
+
+
+def toml_hint(message: str) -> str:
+    """What to write instead of what tomllib refuses with ``message``."""
+    return next((hint for start, hint in _TOML if message.startswith(start)), "see https://toml.io/en/v1.0.0")
+
+
 def words(error: ErrorDetails, model: type[BaseModel], keys: tuple[str | int, ...]) -> tuple[str, str]:
     """Message and hint for one error at ``keys``, which begin inside ``model``."""
     kind, context = error["type"], error.get("ctx", {})
@@ -57,7 +83,7 @@ def words(error: ErrorDetails, model: type[BaseModel], keys: tuple[str | int, ..
     if isinstance(wrong, Wrong):
         return wrong.message, wrong.hint
     if kind == "extra_forbidden":
-        return "unknown key", nearest(str(keys[-1]), _keys_around(model, keys))
+        return "unknown key", _known(str(keys[-1]), _keys_around(model, keys))
     example = _example(model, keys)
     if kind == "missing":
         return "is missing", f"write {example}" if example else "write it"
@@ -70,6 +96,12 @@ def _other(message: str, example: str) -> tuple[str, str]:
     if "write " in message:
         return message, ""
     return message, f"write {example}" if example else "see the plugin's documentation"
+
+
+def _known(wrong: str, known: list[str]) -> str:
+    if _PEERS.get(wrong) in known:
+        return f"did you mean {_PEERS[wrong]}?"
+    return _ELSEWHERE.get(wrong) or nearest(wrong, known)
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:

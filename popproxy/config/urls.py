@@ -186,8 +186,9 @@ def _any(start: str) -> str:
 def _repaired(text: str, start: str, standard: int | None) -> str:
     """``text`` with the brackets its IPv6 address lacks."""
     host, _, port = text.rpartition(":")
+    # "2001:db8::1:995" is an address, too; who writes it means a port.
     forms = [(text, f":{standard or 995}"), (host, f":{port}")]
-    for address, rest in forms if standard else reversed(forms):
+    for address, rest in forms if standard and port not in ("110", "995") else reversed(forms):
         try:
             return f"{start}[{IPv6Address(address)}]{rest}"
         except ValueError:

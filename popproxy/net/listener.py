@@ -72,17 +72,22 @@ def bind_beside(where: Bind) -> socket.socket:
         return _inet(where, shared=True)
 
 
+def unbound(where: Bind, error: OSError) -> str:
+    """Why ``where`` cannot be listened on, and what to do."""
+    special = _ADVICE_UNIX if where.family == "unix" else _ADVICE_INET
+    number = error.errno or 0
+    advice = special.get(number) or _ADVICE.get(number)
+    reason = os.strerror(number) if number else str(error)
+    return f"cannot listen on {where}: {reason}{f'; {advice}' if advice else ''}"
+
+
 @contextlib.contextmanager
 def _advised(where: Bind) -> Iterator[None]:
     """What the system says becomes a BindError."""
     try:
         yield
     except OSError as error:
-        special = _ADVICE_UNIX if where.family == "unix" else _ADVICE_INET
-        number = error.errno or 0
-        advice = special.get(number) or _ADVICE.get(number)
-        reason = os.strerror(number) if number else str(error)
-        raise BindError(f"cannot listen on {where}: {reason}{f'; {advice}' if advice else ''}") from error
+        raise BindError(unbound(where, error)) from error
 
 
 def _inet(where: Bind, shared: bool = False) -> socket.socket:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from popproxy.config.workers import Asked
 
 EX_OK, EX_WRONG, EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_IOERR, EX_CONFIG = 0, 1, 64, 65, 69, 74, 78
+EX_INTERRUPTED = 130
+"""As shells say it: 128 and the number of SIGINT."""
 
 CONFIG_VARIABLE = "POPPROXY_CONFIG"
 SYSTEM_CONFIG = Path("/etc/popproxy/popproxy.toml")

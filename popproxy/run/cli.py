@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from popproxy import __version__
 from popproxy.run import commands
-from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_USAGE, EX_WRONG, WAYS, UsageError, later, say
+from popproxy.run.asked import EX_CONFIG, EX_INTERRUPTED, EX_IOERR, EX_USAGE, EX_WRONG, WAYS, UsageError, later, say
 from popproxy.run.people import options as people
 
 
@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         say(str(error))
         return EX_USAGE
+    except KeyboardInterrupt:
+        # Of what does not take the signal itself: questions, checks, and `serve` before it has begun.
+        return EX_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EX_IOERR

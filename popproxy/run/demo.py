@@ -6,6 +6,8 @@ It is the real thing: the config below is loaded, checked and compiled as a file
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -54,23 +56,28 @@ format = "console"
 """
 
 _TRY = """
-popproxy demo: a proxy in front of a sample mailbox (user "{user}", password "{password}"). Try:
+popproxy demo: a proxy in front of a sample mailbox (user "{user}", password "{password}").
+Try, in another terminal:
 
-  curl -k pop3s://{user}:{password}@127.0.0.1:{tls}/                  # list the mailbox over TLS
-  curl -k pop3s://{user}:{password}@127.0.0.1:{tls}/1                 # read a message: note the X-Popproxy header
-  curl -k --ssl-reqd pop3://{user}:{password}@127.0.0.1:{clear}/      # the same by STLS
-  openssl s_client -quiet -crlf -connect 127.0.0.1:{tls}        # speak POP3 yourself: CAPA, USER, PASS, STAT ...
-  openssl s_client -quiet -crlf -starttls pop3 -connect 127.0.0.1:{clear}
-  curl http://127.0.0.1:{admin}/metrics                         # what Prometheus sees
-  curl http://127.0.0.1:{admin}/readyz
-{looks}
+{commands}
+
 Ctrl-C ends it. One log line per session follows.
 """
 
-
-_LOOKS = """  popproxy top --once --admin {socket}          # who is here, who was turned away
-  popproxy tap --user {user} --admin {socket}        # what they say, from now on
-"""
+_COMMANDS = (
+    ("curl -k pop3s://{user}:{password}@127.0.0.1:{tls}/", "list the mailbox over TLS"),
+    ("curl -k pop3s://{user}:{password}@127.0.0.1:{tls}/1", "read a message: note the X-Popproxy header"),
+    ("curl -k --ssl-reqd pop3://{user}:{password}@127.0.0.1:{clear}/", "the same by STLS"),
+    ("openssl s_client -quiet -crlf -connect 127.0.0.1:{tls}", "speak POP3 yourself: CAPA, USER, PASS, STAT ..."),
+    ("openssl s_client -quiet -crlf -starttls pop3 -connect 127.0.0.1:{clear}", "the same by STLS"),
+    ("curl http://127.0.0.1:{admin}/metrics", "what Prometheus sees"),
+    ("curl http://127.0.0.1:{admin}/readyz", "whether it serves"),
+)
+_LOOKS = (
+    ("{popproxy} top --once --admin {socket}", "who is here, who was turned away"),
+    ("{popproxy} tap --user {user} --admin {socket}", "what they say, from now on"),
+    ("curl --unix-socket {path} http://localhost/v1/status", "the admin API"),
+)
 _LONGEST_SOCKET = 100
 """Octets of a Unix socket's path; Linux takes 107, others 103."""
 
@@ -95,9 +102,29 @@ async def _show(worker: Worker, admin: Admin | None) -> None:
     addresses = admin.addresses if admin is not None else []
     where = next((one.rpartition(":")[2] for one in addresses if not one.startswith("unix:")), "")
     sockets = [one for one in addresses if one.startswith("unix:")]
-    looks = "".join(_LOOKS.format(user=USER, socket=one) for one in sockets[:1])
-    told = {"tls": ports["pop3s"], "clear": ports["pop3"], "admin": where, "looks": looks}
-    print(_TRY.format(user=USER, password=PASSWORD, **told), flush=True)
+    shown = [*_COMMANDS, *(_LOOKS if sockets else ())]
+    socket = sockets[0] if sockets else ""
+    told = {
+        "user": USER,
+        "password": PASSWORD,
+        "tls": ports["pop3s"],
+        "clear": ports["pop3"],
+        "admin": where,
+        "popproxy": _command(),
+        "socket": socket,
+        "path": socket.removeprefix("unix:"),
+    }
+    commands = "\n".join(f"  # {what}\n  {command.format(**told)}" for command, what in shown)
+    print(_TRY.format(user=USER, password=PASSWORD, commands=commands), flush=True)
+
+
+def _command() -> str:
+    """What to type for popproxy: after `make run` it is in no directory of PATH."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{sys.executable} -m popproxy"
+    found = shutil.which("popproxy")
+    return "popproxy" if found is not None and called.exists() and called.samefile(found) else str(called)
 
 
 @contextmanager

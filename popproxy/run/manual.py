@@ -13,6 +13,7 @@ from popproxy.run.asked import (
     CONFIG_VARIABLE,
     EX_CONFIG,
     EX_DATAERR,
+    EX_INTERRUPTED,
     EX_IOERR,
     EX_OK,
     EX_UNAVAILABLE,
@@ -42,6 +43,7 @@ prints what scripts read. A config that is not named is the file ${CONFIG_VARIAB
 | {EX_UNAVAILABLE} | nobody answers, or something that is needed is not there |
 | {EX_IOERR} | a file or a pipe failed |
 | {EX_CONFIG} | the config is wrong; every mistake is printed |
+| {EX_INTERRUPTED} | Ctrl-C, before it was done |
 """
 
 

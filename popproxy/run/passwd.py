@@ -21,11 +21,13 @@ def make(user: str | None, scheme: str, rounds: int | None) -> str:
         not user or user != user.strip() or user[0] == "#" or any(c == ":" or (c < " " and c != "\t") for c in user)
     ):
         raise PasswdError(f"{user!r} cannot be a name in a users file")
-    password = _asked(twice=True)
     try:
-        made = schemes.make(scheme, password, rounds)
+        schemes.makeable(scheme)
+        made = schemes.make(scheme, _asked(twice=True), rounds)
     except ImportError as error:
-        raise PasswdError(f"{scheme} needs the library {error.name}: {schemes.EXTRA}") from error
+        raise PasswdError(
+            f"{scheme} needs the library {error.name}: {schemes.EXTRA}; or write --scheme SHA512-CRYPT"
+        ) from error
     except ValueError as error:
         raise PasswdError(str(error)) from error
     return made if user is None else f"{user}:{made}"

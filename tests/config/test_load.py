@@ -51,6 +51,12 @@ def test_all_mistakes_are_found_at_once_in_the_order_of_lines(bad: Bad) -> None:
     ("text", "problem"),
     [
         ("lisener = 1", "1: lisener: unknown key; did you mean listener?"),
+        ('[[listener]]\nlisten = 1\n#listener]]', "2: listener[#1].listen: unknown key; did you mean bind?"),
+        (
+            "[log]\nworkers = 2",
+            "2: log.workers: unknown key; write it above the first table: TOML takes it for a key "
+            "of the table it stands in",
+        ),
         (
             "[zzz]",
             "1: zzz: unknown key; write one of: admin, default_upstream, limits, listener, log, metrics, overload, "
@@ -233,9 +239,16 @@ def test_a_secret_is_in_no_problem(bad: Bad, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("octets", "line", "message"),
     [
-        (b"a = 1\nb = \n", 2, "is not TOML at column 5: Invalid value"),
-        (b"a = 1\na = 2\n", 2, "is not TOML at column 6: Cannot overwrite a value"),
-        (b'a = 1\n\nb = """x', 3, "is not TOML: Unterminated string"),
+        (b"a = 1\nb = \n", 2, "is not TOML at column 5: Invalid value; write strings in quotes"),
+        (b"a = 1\na = 2\n", 2, "is not TOML at column 6: Cannot overwrite a value; the key stands there twice"),
+        (b"[a]\nb = 1\n[a]\n", 3, "is not TOML at column 3: Cannot declare ('a',) twice; the table stands there"),
+        (b'a = 1\n\nb = """x', 3, "is not TOML: Unterminated string; end the string with the quotes"),
+        (b'a = "x\n', 1, "is not TOML at column 7: Illegal character '\\n'; end the string with a quote"),
+        (b'a = "C:\\users"\n', 1, "is not TOML at column 10: Invalid hex value; write \\\\ for each backslash"),
+        (b'a = "C:\\etc"\n', 1, "is not TOML at column 10: Unescaped '\\' in a string; write \\\\ for each"),
+        (b'a = ["x"\n[b]\n', 2, "is not TOML at column 1: Unclosed array; end the list"),
+        (b'a = { b = "x"\n', 1, "is not TOML at column 14: Unclosed inline table; end the table"),
+        (b"a: 1\n", 1, "is not TOML at column 2: Expected '=' after a key in a key/value pair; write key = value"),
         (b"a = 1\nb = '\xff'", 2, "is not UTF-8"),
         (b"a = " + b"1" * 5000, 0, "holds a number of thousands of digits"),
         (b"a = " + b"[" * 3000 + b"]" * 3000, 0, "nests tables too deep"),
@@ -248,8 +261,17 @@ def test_a_file_that_is_no_toml(tmp_path: Path, octets: bytes, line: int, messag
     with pytest.raises(ConfigError) as caught:
         load(file)
     (problem,) = caught.value.problems
-    assert (problem.file, problem.line, problem.message) == (str(file), line, message)
+    assert (problem.file, problem.line) == (str(file), line)
+    assert f"{problem.message}; {problem.hint}".startswith(message)
     assert problem.hint
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_bytes(b"\xef\xbb\xbf[[listener]]\nname = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert [problem.key for problem in caught.value.problems if problem.line == 2] == ["listener[#1].name"]
 
 
 def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def test_a_password_in_the_url_is_not_repeated(bad: Bad) -> None:
 def test_the_library_may_be_missing(bad: Bad, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storechecks, "find_spec", lambda name: None)
     assert bad(f"[store]\n{REDIS}") == [
-        "2: store.use: the store in Redis needs the package redis, which is not installed; pip install popproxy[redis]"
+        "2: store.use: the store in Redis needs the package redis, which is not installed; "
+        'pip install "popproxy[redis]"'
     ]
 
 

@@ -44,6 +44,7 @@ def test_a_server_has_one_normal_url() -> None:
         ("pop3s://h/#x", "a path", "write pop3s://h"),
         ("pop3s://h#x", "a fragment", "write pop3s://h"),
         ("pop3s://2001:db8::1", "needs brackets", "write pop3s://[2001:db8::1]:995"),
+        ("pop3://2001:db8::1:110", "needs brackets", "write pop3://[2001:db8::1]:110"),
         ("pop3s://[::1", "no address", "write pop3s://[2001:db8::1]:995"),
         ("pop3s://[::1]x", "no address", "write pop3s://["),
         ("pop3s://[mail]", "no IPv6 address", "write pop3s://["),

@@ -14,7 +14,7 @@ import pytest
 
 from popproxy import __version__
 from popproxy.run import asked
-from popproxy.run.asked import EX_CONFIG, EX_IOERR, EX_OK, EX_UNAVAILABLE, EX_USAGE
+from popproxy.run.asked import EX_CONFIG, EX_INTERRUPTED, EX_IOERR, EX_OK, EX_UNAVAILABLE, EX_USAGE
 from popproxy.run.cli import main
 
 GOOD = (
@@ -361,6 +361,15 @@ def test_demo(argv: list[str], base: int | None, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "popproxy.run.demo", module)
     assert main(["demo", *argv]) == 5
     assert calls == [base]
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("popproxy.config.load.load", interrupted)
+    assert main(["check", "--config", "any.toml"]) == EX_INTERRUPTED
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_reader_that_goes_away_is_no_traceback() -> None:

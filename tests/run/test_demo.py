@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +32,8 @@ def ports(process: Process) -> tuple[int, int, str]:
     def printed() -> tuple[int, int, str] | None:
         text = process.out.read_text()
         found = (
-            re.search(r"curl -k pop3s://demo:demo@127\.0\.0\.1:(\d+)/ ", text),
-            re.search(r"curl -k --ssl-reqd pop3://demo:demo@127\.0\.0\.1:(\d+)/ ", text),
+            re.search(r"curl -k pop3s://demo:demo@127\.0\.0\.1:(\d+)/\n", text),
+            re.search(r"curl -k --ssl-reqd pop3://demo:demo@127\.0\.0\.1:(\d+)/\n", text),
             re.search(r"curl http://(127\.0\.0\.1:\d+)/metrics", text),
         )
         if "Ctrl-C" not in text or not all(found):
@@ -72,10 +72,10 @@ def test_what_it_prints_can_be_tried(number: signal.Signals, near: Path) -> None
         status, metrics = get(admin, "/metrics")
         assert status == 200 and b'popproxy_messages_total{result="ok",verb="RETR"} %d' % count in metrics
         assert get(admin, "/readyz")[0] == 200
-        looks = re.search(r"popproxy (top --once --admin unix:\S+) ", process.out.read_text())
+        looks = re.search(r"\n  (.*popproxy) (top --once --admin unix:\S+)\n", process.out.read_text())
         assert looks is not None
         seen = subprocess.run(
-            [sys.executable, "-m", "popproxy", *looks[1].split()],
+            [*shlex.split(looks[1]), *looks[2].split()],
             capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert (seen.returncode, seen.stderr) == (0, "") and re.search(r"(?m)^demo +\S+ +100%$", seen.stdout)
@@ -93,7 +93,7 @@ def test_a_directory_too_deep_for_a_socket(tmp_path: Path) -> None:
     with program(deep, "demo", "--port-base", "0") as process:
         _, _, admin = ports(process)
         assert get(admin, "/readyz")[0] == 200
-        assert "popproxy top" not in process.out.read_text()
+        assert " top --once" not in process.out.read_text()
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
 

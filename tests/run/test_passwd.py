@@ -88,7 +88,7 @@ def test_a_terminal_that_ends(
     ("arguments", "octets", "code", "words"),
     [
         (["joe"], b"\n", asked.EX_DATAERR, "1 to 1024 octets"),
-        (["joe", "--scheme", "md4"], b"x\n", asked.EX_DATAERR, "is not made; there are ARGON2ID"),
+        (["joe", "--scheme", "md4"], b"", asked.EX_DATAERR, "is not made; there are ARGON2ID"),
         (["a:b"], b"x\n", asked.EX_DATAERR, "cannot be a name"),
         (["a\x01b"], b"x\n", asked.EX_DATAERR, "cannot be a name"),
         (["#a"], b"x\n", asked.EX_DATAERR, "cannot be a name"),

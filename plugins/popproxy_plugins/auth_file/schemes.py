@@ -22,7 +22,7 @@ LONGEST = 1024
 MEMORY = 1 << 20
 """KiB that an argon2 hash may ask for."""
 
-EXTRA = "install popproxy[auth]"
+EXTRA = 'pip install "popproxy[auth]"'
 
 Check = Callable[[bytes], bool]
 
@@ -47,6 +47,7 @@ KNOWN = (*_CRYPT, "CRYPT", *_SALTED, *_HASHES, *_SCRAM, *_PLAIN)
 MADE = ("ARGON2ID", "ARGON2I", "BLF-CRYPT", "SHA512-CRYPT", "SHA256-CRYPT", "SCRAM-SHA-256", "SCRAM-SHA-1",
         "SSHA512", "SSHA256", "PLAIN")  # fmt: skip
 """Those that make() makes, the best first."""
+_LIBRARIES = {"ARGON2ID": "argon2", "ARGON2I": "argon2", "BLF-CRYPT": "bcrypt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +125,24 @@ def make(scheme: str, password: bytes, rounds: int | None = None) -> str:
         case "ARGON2ID" | "ARGON2I":
             return f"{{{scheme}}}{_make_argon2(scheme, password, rounds or 3)}"
         case _:
-            raise ValueError(f"the scheme {scheme!r} is not made; there are {', '.join(MADE)}")
+            raise ValueError(_unmade(scheme))
+
+
+def makeable(scheme: str) -> None:
+    """Raises what make() would raise for ``scheme`` whatever the password is, before anybody is asked for one."""
+    if scheme not in MADE:
+        raise ValueError(_unmade(scheme))
+    if scheme in _LIBRARIES:
+        __import__(_LIBRARIES[scheme])
+
+
+def _unmade(scheme: str) -> str:
+    return f"the scheme {scheme!r} is not made; there are {', '.join(MADE)}"
 
 
 def missing() -> str | None:
     """The library that is not installed, or None."""
-    for name in ("argon2", "bcrypt"):
+    for name in sorted(set(_LIBRARIES.values())):
         try:
             __import__(name)
         except ImportError:

@@ -12,7 +12,7 @@ from popproxy.api import Problem, Services, WatchedFile
 from popproxy_plugins.policy.kinds import UNKNOWN
 from popproxy_plugins.policy.match import Address, Locate, nowhere
 
-_MISSING = "a database of countries needs the module maxminddb: pip install popproxy[geo], or write no countries"
+_MISSING = 'a database of countries needs the module maxminddb: pip install "popproxy[geo]", or write no countries'
 _INSTEAD = "write the path of one like GeoLite2-Country.mmdb"
 
 

@@ -13,6 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from popproxy.config.urls import Bind, bracketed
+from popproxy.net.listener import unbound
 from popproxy.run.admin.listen import Held, listen
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Server:
         try:
             listener, self._held = listen(bind)
         except OSError as error:
-            raise OSError(error.errno, f"admin listener {bind}: {error.strerror or error}") from error
+            raise OSError(f"admin listener: {unbound(bind, error)}") from error
         app = web.Application(client_max_size=BODY, middlewares=[self._watch(), *middlewares])
         for key, value in lent.items():
             app[key] = value

@@ -42,7 +42,8 @@ def top(arguments: argparse.Namespace) -> int:
     try:
         from popproxy.run.people.screen import Live
     except ModuleNotFoundError as error:
-        if error.name != "textual":
+        # rich comes with textual, and is imported first.
+        if (error.name or "").partition(".")[0] not in ("rich", "textual"):
             raise
         say("the live screen needs textual: pip install 'popproxy[tui]'; without it, write --once")
         return EX_UNAVAILABLE

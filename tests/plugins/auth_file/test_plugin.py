@@ -397,7 +397,7 @@ def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: 
     (problem,) = AuthFile(AuthFileConfig(path=file_of(tmp_path, "joe:"))).check(NAMES)
     assert (problem.message, problem.hint) == (
         "auth_file needs the library argon2, which is not installed",
-        "install popproxy[auth]",
+        'pip install "popproxy[auth]"',
     )
 
 

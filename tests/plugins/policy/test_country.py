@@ -91,9 +91,9 @@ def test_what_is_wrong_with_the_file(tmp_path: Path) -> None:
 def test_the_module_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "maxminddb", None)
     assert told(made(tmp_path / "db")) == (
-        "a database of countries needs the module maxminddb: pip install popproxy[geo], or write no countries"
+        'a database of countries needs the module maxminddb: pip install "popproxy[geo]", or write no countries'
     )
-    with pytest.raises(ValueError, match=r"pip install popproxy\[geo\]"):
+    with pytest.raises(ValueError, match=r'pip install "popproxy\[geo\]"'):
         parse(b"")
 
 

@@ -96,12 +96,13 @@ def test_what_cannot_be_meant(arguments: str, typed: Typed) -> None:
     assert typed(arguments)[0] == EX_USAGE
 
 
-def test_without_textual(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", ["textual", "rich"])
+def test_without_textual(library: str, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.delitem(sys.modules, "popproxy.run.people.screen")
-    for name in [name for name in sys.modules if name.split(".")[0] == "textual"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "textual", None)
+    monkeypatch.setitem(sys.modules, library, None)
     typed.place = "unix:/none"
     code, out, err = typed("top")
     assert (code, out) == (EX_UNAVAILABLE, "")
