@@ -138,6 +138,8 @@ class Approach:
         """Have a leg to ``target``: greeted, under TLS as its URL asks, its capabilities known."""
         if self._leg is not None:
             if self._leads(self._leg.target, target):
+                # A login has forgotten the server that the one before it was at.
+                self.s.view.server = self._server
                 then(None)
                 return
             self.drop()

@@ -110,6 +110,12 @@ def test_an_idle_early_leg_that_is_lost_shows_nothing() -> None:
     assert judged(rig) == []
 
 
+def test_a_login_on_an_early_leg_is_at_its_server() -> None:
+    rig = Rig(policy=GROUP, known=None).start().client(b"CAPA\r\n").connected().upstream(b"-ERR\r\n")
+    rig.client(b"USER joe\r\n").client(b"PASS sesame\r\n").upstream(b"+OK\r\n").upstream(b"+OK\r\n")
+    assert (rig.view.login, rig.view.server) == ("joe", "mail.example.com:110")
+
+
 def test_a_leg_that_is_ready_is_told_before_the_login_is_judged() -> None:
     rig = Rig(policy=GROUP, known=None).start().client(b"CAPA\r\n").connected()
     assert not rig.pending(Ready)
