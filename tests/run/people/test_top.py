@@ -180,7 +180,7 @@ def test_the_screen(desk: Office) -> None:
             await pilot.press("s")
             await stage.until(lambda: "of the last" in stage.text("word"))
             await pilot.press("space")
-            assert stage.text("word") == "paused"
+            await stage.until(lambda: stage.text("word") == "paused")
             await pilot.press("space")
             await stage.until(lambda: "of the last" in stage.text("word"))
             await pilot.press("q")
