@@ -95,7 +95,9 @@ def load(path: Path, workers: Asked | None = None) -> Loaded:
     try:
         octets = path.read_bytes()
     except OSError as error:
-        raise _unusable(path, 0, f"cannot be read: {error.strerror or error}", "name a readable file") from None
+        closed = isinstance(error, PermissionError)
+        hint = "ask as root, or as the user that popproxy runs as" if closed else "name a readable file"
+        raise _unusable(path, 0, f"cannot be read: {error.strerror or error}", hint) from None
     try:
         # Editors of Windows begin a file with a byte order mark.
         text = octets.decode("utf-8-sig")

@@ -47,6 +47,14 @@ class UsageError(Exception):
     """The command line itself cannot be used; the text says what to write instead."""
 
 
+def system_config() -> Path | None:
+    """SYSTEM_CONFIG, if it is there; also when this user may not look: who reads it is told so."""
+    try:
+        return SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None
+    except PermissionError:
+        return SYSTEM_CONFIG
+
+
 def config_path(given: Path | None) -> Path:
     """The config file to use. Raises UsageError when there is none."""
     if given is not None:
@@ -54,8 +62,8 @@ def config_path(given: Path | None) -> Path:
     named = os.environ.get(CONFIG_VARIABLE)
     if named:
         return Path(named)
-    if SYSTEM_CONFIG.exists():
-        return SYSTEM_CONFIG
+    if (path := system_config()) is not None:
+        return path
     raise UsageError(f"no config: neither --config, $POPPROXY_CONFIG nor {SYSTEM_CONFIG} is there; {WAYS}")
 
 

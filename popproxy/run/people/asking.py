@@ -38,7 +38,7 @@ def _nobody(arguments: argparse.Namespace, error: Unanswered) -> None:
         print(f"  {printable(str(place))}: {printable(why)}", file=sys.stderr)
     print("  Is it running (systemctl status popproxy)?", file=sys.stderr)
     if any(why == os.strerror(errno.EACCES) for _, why in error.faults):
-        print("  Its socket is for its own user and group: use sudo, or see unix_mode in [admin].", file=sys.stderr)
+        print("  Its socket is for its own user and group: use sudo, or usermod -aG popproxy NAME.", file=sys.stderr)
     if arguments.admin is None:
         print("  If it listens elsewhere, write --admin, or --config with the file that it runs by.", file=sys.stderr)
 

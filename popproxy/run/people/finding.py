@@ -39,8 +39,7 @@ def _said(arguments: argparse.Namespace) -> tuple[Path | None, dict[str, Any]]:
     """The config file and its ``[admin]``, nothing of it when it cannot be read."""
     named = os.environ.get(CONFIG_VARIABLE)
     path: Path | None = arguments.config or (Path(named) if named else None)
-    if path is None and asked.SYSTEM_CONFIG.exists():
-        path = asked.SYSTEM_CONFIG
+    path = path or asked.system_config()
     if path is None:
         return None, {}
     try:

@@ -64,6 +64,17 @@ def test_without_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert places()[0] == ["unix:/run/one/usual.sock"]
 
 
+def test_a_config_that_is_not_for_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path, **options: bool) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", closed)
+    monkeypatch.setattr(Path, "exists", closed)
+    assert asked.config_path(None) == asked.SYSTEM_CONFIG
+    assert places(admin="unix:/x")[0] == ["unix:/x"]
+    assert places()[0] == [f"unix:{tmp_path}/usual.sock"]
+
+
 def test_as_the_command_line_says() -> None:
     for text, found in (
         ("unix:/x/y", "unix:/x/y"),
@@ -128,7 +139,7 @@ def test_who_may_not_is_told_how(tmp_path: Path, typed: Typed, monkeypatch: pyte
     monkeypatch.setattr("popproxy.run.client.UnixConnection.connect", denied)
     code, _, err = typed("status")
     assert code == EX_UNAVAILABLE
-    assert "use sudo, or see unix_mode" in err
+    assert "use sudo, or usermod -aG popproxy NAME" in err
 
 
 @contextmanager
