@@ -139,7 +139,9 @@ class Rule(PluginConfig):
 class HeadersConfig(PluginConfig):
     """The rules, in order."""
 
-    rules: tuple[Rule, ...] = Field(description="what is done to the header, in this order")
+    rules: tuple[Rule, ...] = Field(
+        description="what is done to the header, in this order", examples=[[{"remove": "X-Spam-*"}]]
+    )
     room: int | None = Field(
         default=None,
         ge=0,

@@ -63,3 +63,13 @@ def test_an_example_is_a_good_config(example: str, tmp_path: Path) -> None:
         load(file)
     except ConfigError as error:
         assert [str(problem) for problem in error.problems if "cannot read" not in problem.message] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_plugin_needs_is_told_with_an_example(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "popproxy.toml"
+    file.write_text(f'[[plugin]]\nuse = "{name}"\n{LISTENER}{UPSTREAM}', "utf-8")
+    try:
+        load(file)
+    except ConfigError as error:
+        assert [str(problem) for problem in error.problems if problem.hint == "write it"] == []

@@ -55,7 +55,10 @@ _FAILED = "Authentication failed"
 class AuthFileConfig(PluginConfig):
     """The file, and who judges passwords."""
 
-    path: ReadableFile = Field(description="the users file: `user:password:uid:gid:gecos:home:shell:extra fields`")
+    path: ReadableFile = Field(
+        description="the users file: `user:password:uid:gid:gecos:home:shell:extra fields`",
+        examples=["/etc/popproxy/users"],
+    )
     check: Literal["here", "upstream"] = Field(
         default="here",
         description="who judges passwords: `here` against the file, or the `upstream` and the file only says where to",

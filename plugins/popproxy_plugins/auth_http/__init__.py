@@ -87,6 +87,7 @@ class AuthHttpConfig(PluginConfig):
         min_length=1,
         description="URLs of the back end, asked in this order: `http://host:port/path`, `https://...`, "
         "`unix:/socket:/path`",
+        examples=[["http://127.0.0.1:9000/auth"]],
     )
     ca_file: ReadableFile | None = Field(
         default=None, description="CA certificates for `https`; without it the system's"

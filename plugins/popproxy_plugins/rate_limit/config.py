@@ -125,7 +125,10 @@ class RateLimitConfig(PluginConfig):
     """The limits, and who has none."""
 
     limits: tuple[Limit, ...] = Field(
-        min_length=1, max_length=MOST_LIMITS, description="the limits; a client is refused when one of them is reached"
+        min_length=1,
+        max_length=MOST_LIMITS,
+        description="the limits; a client is refused when one of them is reached",
+        examples=[[{"name": "logins", "key": "user", "limit": 60, "per": "1h"}]],
     )
     allow: tuple[Network, ...] = Field(
         default=(),
