@@ -24,6 +24,7 @@ from popproxy.core.target import Target
 from popproxy.metrics.meters import UpstreamMeter
 from popproxy.net.group import Group, Lease, Wish
 from popproxy.net.own import OwnAddresses
+from popproxy.net.tasks import Limit
 from popproxy.net.tls import CertificateFiles, client_context
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.wire.values import value
@@ -65,7 +66,8 @@ class Dialer:
         """Connections nobody uses any more that are not closed yet; all dialers of a worker may share the set."""
         self.times = times
         self._own = own
-        self._literals = {server: _literal(server.host) for server in plan.servers}
+        self._limit = Limit(times.connect)
+        self._literals = {server.host: _literal(server.host) for server in plan.servers}
         self.context: ssl.SSLContext | None = None
 
     def make_context(self) -> ssl.SSLContext:
@@ -85,14 +87,14 @@ class Dialer:
         next one. ``protocol`` makes one for every attempt; names in ``avoid`` are not tried; ``header`` is sent first.
 
         A TlsTransport begins with reading paused, the loop's own do not. The Lease of what is connected is the
-        caller's: it must be told the outcome and closed.
+        caller's: it must be told the outcome and closed. For a task or an Errand, as reach() is.
         """
         only = None if target.server is None else self.group.other(self._aimed(target.server))
         wish = Wish(target.key or "", avoid, only)
         faults: list[str] = []
         last: Failure | None = None
         while True:
-            lease = await self.group.admit(wish)
+            lease = self.group.admitted(wish) or await self.group.admit(wish)
             if isinstance(lease, Failure):
                 return lease if last is None else Failure(last.kind, "; ".join(faults))
             if last is not None:
@@ -149,15 +151,14 @@ class Dialer:
         self, server: Server, protocol: Callable[[], P], header: bytes = b""
     ) -> tuple[P, bool] | Failure:
         """A connection to this server, and whether TLS is on. Counts no result and asks nobody for a place."""
-        literal = self._literals.get(server)
+        literal = self._literals.get(server.host)
         if literal is None:
             literal = _literal(server.host)
         if literal:
             return await self._address(server, literal, protocol, header)
         started = monotonic()
         try:
-            async with asyncio.timeout(self.times.connect):
-                addresses = await _addresses(server)
+            addresses = await self._limit.of(_addresses(server))
         except TimeoutError:
             # The resolver's thread goes on by itself; nobody waits for it any more.
             return Failure(Kind.DNS, f"cannot resolve the name: no answer within {self.times.connect:g} s")
@@ -180,14 +181,13 @@ class Dialer:
         loop = asyncio.get_running_loop()
         started = monotonic()
         try:
-            async with asyncio.timeout(self.times.connect):
-                if server.tls != "implicit":
-                    transport, side = await loop.create_connection(protocol, address, server.port)
-                    if header:
-                        transport.write(header)
-                    self.meter.phase("tcp", monotonic() - started)
-                    return side, False
-                sock = await _connected(loop, address, server.port, header)
+            if server.tls != "implicit":
+                transport, side = await self._limit.of(loop.create_connection(protocol, address, server.port))
+                if header:
+                    transport.write(header)
+                self.meter.phase("tcp", monotonic() - started)
+                return side, False
+            sock = await self._limit.of(_connected(loop, address, server.port, header))
         except TimeoutError:
             return Failure(Kind.CONNECT_TIMEOUT, f"{address}: no answer within {self.times.connect:g} s")
         except ConnectionRefusedError:

@@ -6,12 +6,12 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from popproxy.api.plugin import overrides
 from popproxy.api.views import SessionView, TlsView
@@ -31,6 +31,7 @@ from popproxy.net.door import BUSY, FULL, Door, addresses
 from popproxy.net.overload import Overload
 from popproxy.net.pump import Pump
 from popproxy.net.spool import Spools
+from popproxy.net.tasks import Tasks
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 
 _ALPN = b"pop3"
@@ -61,7 +62,7 @@ class Shared:
     log: EventLog
     knowledge: Knowledge
     dialers: Mapping[str, Dialer]
-    spawn: Callable[[Awaitable[Any]], asyncio.Task[Any]]
+    tasks: Tasks
     next_id: Callable[[], str]
     spools: Spools
     ended: Callable[[], None]
@@ -89,7 +90,8 @@ class Front:
         self.taps = shared.taps
         self.knowledge = shared.knowledge
         self.dialers = shared.dialers
-        self.spawn = shared.spawn
+        self.spawn = shared.tasks.spawn
+        self.errand = shared.tasks.errand
         self.spool = shared.spools.make
         self.door = Door(self)
         self.pumps: set[Pump] = set()

@@ -150,7 +150,7 @@ class Generation:
             ground.log,
             self._knowledge,
             self.dialers,
-            self.tasks.spawn,
+            self.tasks,
             ground.next_id,
             spools,
             partial(ground.ended, self),

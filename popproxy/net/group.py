@@ -173,10 +173,14 @@ class Group:
 
     async def admit(self, wish: Wish) -> Lease | Failure:
         """A place, perhaps after waiting for one. Cancelling it gives back what it was given."""
+        return self.admitted(wish) or await self._wait(wish)
+
+    def admitted(self, wish: Wish) -> Lease | Failure | None:
+        """A place now, behind those who wait; None when one has to be waited for."""
         if self._waiting:
             # What they cannot use is free for others.
             self._serve()
-        return self.take(wish) or await self._wait(wish)
+        return self.take(wish)
 
     def take(self, wish: Wish) -> Lease | Failure | None:
         """A place now; None when all places are taken."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -36,12 +37,13 @@ from popproxy.core.effects import (
 from popproxy.core.failures import Failure, Kind
 from popproxy.core.phases import Phase
 from popproxy.core.session import Session
-from popproxy.net.dialer import tls_failure
+from popproxy.net.dialer import Connected, tls_failure
 from popproxy.net.farewell import Farewell, taken
 from popproxy.net.group import Lease
 from popproxy.net.hooktasks import HookTasks
 from popproxy.net.introduce import proxy_header
 from popproxy.net.pacing import Pacer
+from popproxy.net.tasks import Errand
 from popproxy.net.tlstransport import TlsFailure, TlsTransport
 from popproxy.net.upgrade import Upgrade
 from popproxy.net.upstreamside import WRITE_HIGH, UpstreamSide
@@ -99,7 +101,7 @@ class Pump(asyncio.Protocol):
         self._upgrade: Upgrade | None = None
         self._side: UpstreamSide | None = None
         self._lease: Lease | None = None
-        self._dialing: asyncio.Task[None] | None = None
+        self._dialing: Errand[Connected[UpstreamSide] | Failure] | None = None
         self._hooks: HookTasks | None = None
         self._pacer: Pacer | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -370,7 +372,7 @@ class Pump(asyncio.Protocol):
         if isinstance(effect, Note):
             self.front.note(self.view, effect)
         elif isinstance(effect, Dial):
-            self._dialing = self.front.spawn(self._dial(effect))
+            self._dialing = self.front.errand(self._dial(effect), partial(self._dialed, effect))
         elif isinstance(effect, CloseUpstream):
             self._close_upstream()
         elif isinstance(effect, Judge):
@@ -398,23 +400,25 @@ class Pump(asyncio.Protocol):
         elif isinstance(effect, SecureUpstream) and self._side is not None:
             self._side.secure(effect.id, self.front.plan.timeouts.upstream_handshake)
 
-    async def _dial(self, effect: Dial) -> None:
+    async def _dial(self, effect: Dial) -> Connected[UpstreamSide] | Failure:
         dialer = self.front.dialers[effect.target.upstream]
         if effect.why is not None:
             dialer.meter.retry(effect.why.kind.value)
         version = dialer.plan.send_proxy
         header = b"" if version is None else proxy_header(version, self.view, self.session.ttl)
         try:
-            outcome = await dialer.connect(lambda: UpstreamSide(self), effect.target, effect.avoid, header)
+            return await dialer.connect(partial(UpstreamSide, self), effect.target, effect.avoid, header)
         except Exception as error:
             self.front.fault(self.view, error)
-            outcome = Failure(Kind.INTERNAL, type(error).__name__)
+            return Failure(Kind.INTERNAL, type(error).__name__)
+
+    def _dialed(self, effect: Dial, outcome: Connected[UpstreamSide] | Failure) -> None:
         self._dialing = None
         if isinstance(outcome, Failure):
             self.done(effect.id, outcome)
             return
         side = self._side = outcome.protocol
-        side.open(dialer, outcome)
+        side.open(self.front.dialers[effect.target.upstream], outcome)
         self._lease = outcome.lease
         before = outcome.before
         if before is not None:

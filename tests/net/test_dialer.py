@@ -29,6 +29,7 @@ from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net.dialer import Connected, Dialer
 from popproxy.net.group import Group
 from popproxy.net.own import OwnAddresses
+from popproxy.net.tasks import Errand, Tasks
 from tests.core.rig import plugin
 from tests.net.running import PASSWORD, USER, Setup, both_loops, pem, running, sample
 from tests.net.test_group import Watched
@@ -290,8 +291,9 @@ class Quiet(asyncio.Protocol):
 
 
 @pytest.mark.parametrize("scheme", ["pop3+clear", "pop3s"])
+@pytest.mark.parametrize("by", ["task", "errand"])
 @both_loops
-def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, scheme: str) -> None:
+def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, by: str, scheme: str) -> None:
     """At every moment: while it connects, in the handshake, and just when it is done."""
 
     async def scene() -> None:
@@ -300,18 +302,24 @@ def test_a_dial_that_is_cancelled_leaves_no_descriptor(loop: str, scheme: str) -
             warm = await asyncio.get_running_loop().getaddrinfo("localhost", mute.port)
             assert warm
             before = None
+            tasks = Tasks(asyncio.get_running_loop())
             for turns in (0, 1, 2, 3, 4, 6, 8, 12, 20):
-                task = asyncio.ensure_future(one.connect(Quiet, MAIN))
+                ended: list[Connected[Quiet] | Failure] = []
+                work = one.connect(Quiet, MAIN)
+                dial: asyncio.Task[Any] | Errand[Any]
+                dial = tasks.errand(work, ended.append) if by == "errand" else tasks.spawn(work)
                 for _ in range(turns):
                     await asyncio.sleep(0.0005)
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    outcome = await task
+                dial.cancel()
+                if isinstance(dial, asyncio.Task):
+                    with contextlib.suppress(asyncio.CancelledError):
+                        ended.append(await dial)
+                for outcome in ended:
                     assert isinstance(outcome, Connected)
                     outcome.protocol.transport.abort()  # type: ignore[union-attr]
                     outcome.lease.close()
                 await asyncio.sleep(0.05)
-                assert one.group.sessions == 0, f"places after {turns} turns"
+                assert one.group.sessions == 0 and not tasks, f"places after {turns} turns"
                 held = len([name for name in os.listdir("/proc/self/fd") if socket_of(name)])
                 mine = held - sum(peer.socket.fileno() >= 0 for peer in mute.peers)
                 before = mine if before is None else before
