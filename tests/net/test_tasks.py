@@ -167,22 +167,34 @@ def test_a_limit_ends_what_takes_too_long(loop: str, by: str) -> None:
 
 @both_loops
 def test_what_is_in_time_is_left_alone(loop: str) -> None:
-    """Results and faults come through; one timer serves all, and goes on for those who came later."""
+    """Results and faults come through."""
 
     async def play(s: Scene) -> None:
-        limit = Limit(0.03)
+        limit = Limit(60.0)
         first, second = s.loop.create_future(), s.loop.create_future()
         both = asyncio.gather(limit.of(waits(first, [])), limit.of(waits(second, [])), return_exceptions=True)
-        await asyncio.sleep(0.01)
-        third = asyncio.ensure_future(limit.of(waits(s.loop.create_future(), [])))  # type: ignore[arg-type]
+        await s.settle()
         first.set_result(1)
         second.set_exception(OSError("gone"))
         one, two = await both
         assert one == 1 and isinstance(two, OSError)
-        began = s.loop.time()
-        with pytest.raises(TimeoutError):
-            await third
-        assert s.loop.time() > began
+
+    scene(loop, play)
+
+
+@both_loops
+def test_one_timer_goes_on_for_those_who_came_later(loop: str) -> None:
+    async def play(s: Scene) -> None:
+        limit, late = Limit(0.02), list[str]()
+
+        async def work(name: str, before: float) -> None:
+            await asyncio.sleep(before)
+            with contextlib.suppress(TimeoutError):
+                await limit.of(waits(s.loop.create_future(), []))
+            late.append(name)
+
+        await asyncio.gather(work("second", 0.01), work("first", 0.0), work("third", 0.1))
+        assert late == ["first", "second", "third"]
 
     scene(loop, play)
 
