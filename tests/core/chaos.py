@@ -47,6 +47,7 @@ from popproxy.core.failures import Failure, Kind
 from popproxy.core.limits import Limits
 from popproxy.core.phases import REASONS, Phase
 from popproxy.core.plan import UpstreamPolicy
+from popproxy.core.transaction import Transaction
 from popproxy.wire.commands import VERBS
 from tests.core.bounds import held, most
 from tests.core.rig import Rig, plugin
@@ -454,6 +455,8 @@ class Chaos:
         assert not late or stage.busy, "somebody is held who may go on"
         assert s.want_client or s.pulling or s.blocked or waits_for or owes or late, "the client waits for nobody"
         assert s.want_upstream or s.pulling or waits_for, "the upstream waits for nobody"
+        if isinstance(stage, Transaction):
+            assert not (s.want_upstream and stage.answers.waiting), "octets are welcome that have to wait"
         if self.policy.tls == "starttls" and self.clear:
             assert not re.search(rb"(?m)^(?:USER|PASS|RPOP|AUTH)", rig.upstream_out), "promise 5"
 
