@@ -18,7 +18,7 @@ from popproxy.core.failures import Failure, Kind
 from popproxy.core.flight import CAREFUL, LOCAL, MULTI
 from popproxy.core.limits import BURST
 from popproxy.core.meter import ERR, OK, TIMEOUT, UPSTREAM_LOST
-from popproxy.core.phases import Phase
+from popproxy.core.phases import CLOSED, Phase
 from popproxy.core.pouring import Pouring
 from popproxy.wire.framer import BodyScanner, body_end
 from popproxy.wire.replies import err, parse_status
@@ -42,6 +42,7 @@ class Answers:
         "_all_ok",
         "_limit",
         "_since",
+        "_status",
         "careful",
         "held",
         "lost",
@@ -72,6 +73,7 @@ class Answers:
         self._since = 0.0
         self._limit = transaction.s.plan.limits.reply
         self._all_ok = _all_ok(self._limit)
+        self._status = _status(self._limit)
 
     @property
     def pouring(self) -> bool:
@@ -86,7 +88,7 @@ class Answers:
     @property
     def closed(self) -> bool:
         """Whether the session is over."""
-        return self.t.s.phase is Phase.CLOSED
+        return self.t.s.phase is CLOSED
 
     def data(self, data: bytes) -> None:
         """Octets from upstream."""
@@ -144,6 +146,7 @@ class Answers:
         s = t.s
         flight = t.flight
         out = s.to_client
+        status = self._status
         start = place = 0
         size = len(data)
         while place < size and flight:
@@ -161,22 +164,17 @@ class Answers:
                     self.careful.pour_in(self.sink, data[place:stop], end >= 0, now)
                     place = start = stop
             else:
-                kind, verb, at, thing = flight[0]
-                good = data[place : place + 4] in _GOOD
-                behind = data.find(b"\n", place) + 1
-                # RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only.
-                if (
-                    not (good or data[place : place + 5] in _BAD)
-                    or not 0 < behind - place <= self._limit
-                    or data.find(b"\r", place, behind) != behind - 2
-                ):
+                line = status(data, place)
+                if line is None:
                     break
+                behind = line.end()
+                good = line.lastindex is None
+                kind, verb, at, thing = flight[0]
                 if kind == CAREFUL:
                     if start < place:
                         out.append(data[start:place])
-                    line = data[place:behind]
+                    self.careful.reply(thing, data[place:behind], good, now)
                     place = start = behind
-                    self.careful.reply(thing, line, good, now)
                 else:
                     s.count(verb, OK if good else ERR, 1, now - at)
                     place = behind
@@ -190,7 +188,7 @@ class Answers:
                     flight.popleft()
                     if not flight or flight[0][0] != LOCAL:
                         continue
-            if s.phase is Phase.CLOSED:
+            if s.phase is CLOSED:
                 return
             if flight and flight[0][0] == LOCAL and not self.streaming:
                 if start < place:
@@ -356,9 +354,17 @@ class Answers:
         s.end(failure.rule.ends, f"{failure.kind.value}: {failure.detail}")
 
 
-_GOOD = frozenset({b"+OK ", b"+OK\r"})
-_BAD = frozenset({b"-ERR ", b"-ERR\r"})
-_BEGINNINGS = (*_GOOD, *_BAD)
+_BEGINNINGS = (b"+OK ", b"+OK\r", b"-ERR ", b"-ERR\r")
+_Match = Callable[[bytes, int], re.Match[bytes] | None]
+
+
+@cache
+def _status(limit: int) -> _Match:
+    """Finds a status line of at most ``limit`` octets at an offset; its group is there when it is negative.
+
+    RFC 1939 section 3: CRLF ends the line; a CR anywhere else would end it for some clients only."""
+    text = rb"(?: [^\r\n]{0,%d}+)?+\r\n"
+    return re.compile(rb"\+OK" + text % max(0, limit - 6) + rb"|(-ERR)" + text % max(0, limit - 7)).match
 
 
 @cache

@@ -26,7 +26,7 @@ from popproxy.core.failures import Failure
 from popproxy.core.introduction import Origin, trusted
 from popproxy.core.login import Knowledge
 from popproxy.core.meter import DENIED, OK, OUTCOMES, SessionMeter
-from popproxy.core.phases import Phase
+from popproxy.core.phases import CLOSED, Phase
 from popproxy.core.plan import SessionPlan
 from popproxy.core.spool import Spool
 from popproxy.core.transaction import Transaction
@@ -197,7 +197,7 @@ class Session:
 
     def client_data(self, data: bytes) -> None:
         """Octets from the client, after TLS."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.octets_in += len(data)
             self._stage.client(data)
             if self.leaving:
@@ -212,21 +212,21 @@ class Session:
     def client_gone(self, reason: str = "client_reset") -> None:
         """The client's connection is gone, and the session over, unless QUIT is on its way: what was asked for by that
         is still done, if no message is owed to the client. Who has not got a message must not lose it."""
-        if self.blocked or self.phase is Phase.CLOSED or not self._stage.quitting():
+        if self.blocked or self.phase is CLOSED or not self._stage.quitting():
             self.end(reason)
         else:
             self.leave(reason)
 
     def upstream_data(self, data: bytes) -> None:
         """Octets from upstream, after TLS."""
-        if self.upstream_open and self.phase is not Phase.CLOSED:
+        if self.upstream_open and self.phase is not CLOSED:
             self._stage.upstream(data)
             if self.leaving:
                 self._settle()
 
     def upstream_gone(self, failure: Failure) -> None:
         """The connection upstream ended or broke."""
-        if self.upstream_open and self.phase is not Phase.CLOSED:
+        if self.upstream_open and self.phase is not CLOSED:
             self.upstream_open = False
             self._stage.upstream_gone(failure)
             self._settle()
@@ -234,19 +234,19 @@ class Session:
     def done(self, id: int, outcome: Outcome) -> None:
         """The outcome of an effect. Outcomes that come after the end are dropped."""
         answer = self._asked.pop(id, None)
-        if answer is not None and self.phase is not Phase.CLOSED:
+        if answer is not None and self.phase is not CLOSED:
             answer(outcome)
             self._settle()
 
     def tick(self) -> None:
         """Look at the clock."""
-        if self.clock() >= self.deadline and self.phase is not Phase.CLOSED:
+        if self.clock() >= self.deadline and self.phase is not CLOSED:
             self._stage.expired()
             self._settle()
 
     def drained(self) -> None:
         """The client's write buffer has room: go on with what waited for that."""
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self.pulling = False
             self._stage.drained()
             self._settle()
@@ -256,7 +256,7 @@ class Session:
 
         Who takes nothing is not heard either: its further commands wait."""
         self.blocked = blocked
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self._stage.stalled()
             self._settle()
 
@@ -391,7 +391,7 @@ class Session:
 
         ``deaf``: what the client has sent and is not yet on its way counts no more."""
         self.deaf = self.deaf or deaf
-        if not (self.leaving or self.phase is Phase.CLOSED):
+        if not (self.leaving or self.phase is CLOSED):
             self.leaving = True
             self.reason = reason
             self.detail = detail
@@ -404,13 +404,13 @@ class Session:
 
     def end(self, reason: str, detail: str = "") -> None:
         """End the session; what stands in ``to_client`` is still sent. The first reason counts."""
-        if self.phase is Phase.CLOSED:
+        if self.phase is CLOSED:
             return
         self.reason = self.reason or reason
         self.detail = self.detail or detail
         self.state_at_end = self.phase.word
         self.deaf = True
-        self.enter(Phase.CLOSED)
+        self.enter(CLOSED)
         self._stage.close()
         self.pulling = False
         self.want_client = self.want_upstream = True
@@ -421,5 +421,5 @@ class Session:
         self.upstream_open = False
 
     def _settle(self) -> None:
-        if self.leaving and self.phase is not Phase.CLOSED and not self._stage.owes():
+        if self.leaving and self.phase is not CLOSED and not self._stage.owes():
             self.end(self.reason)

@@ -34,7 +34,7 @@ from popproxy.core.growth import SIZED, Growth, measure
 from popproxy.core.meter import DENIED, MALFORMED
 from popproxy.core.needs import narrow, paces
 from popproxy.core.numbering import Numbering
-from popproxy.core.phases import Phase
+from popproxy.core.phases import CLOSED
 from popproxy.core.screen import screen
 from popproxy.wire.commands import OTHER, VERBS, BadCommand, Command, Where, content, split
 from popproxy.wire.framer import BodyScanner
@@ -205,7 +205,7 @@ class Transaction:
     def clocked(self, now: float) -> None:
         """Give whoever is to move now its time."""
         s = self.s
-        if s.phase is Phase.CLOSED:
+        if s.phase is CLOSED:
             return
         a = self.answers
         if s.blocked or (not s.want_upstream and a.pouring):
@@ -410,7 +410,7 @@ class Transaction:
     def moved(self, now: float) -> None:
         """Something changed: send what waited for it, take more lines when there is room, set the clock."""
         s = self.s
-        if s.phase is Phase.CLOSED:
+        if s.phase is CLOSED:
             return
         while self.backlog and not self._must_wait():
             self._dispatch(*self.backlog.popleft())

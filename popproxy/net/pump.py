@@ -35,7 +35,7 @@ from popproxy.core.effects import (
     SecureUpstream,
 )
 from popproxy.core.failures import Failure, Kind
-from popproxy.core.phases import Phase
+from popproxy.core.phases import CLOSED, Phase
 from popproxy.core.session import Session
 from popproxy.net.dialer import Connected, tls_failure
 from popproxy.net.farewell import Farewell, taken
@@ -154,7 +154,7 @@ class Pump(asyncio.Protocol):
         """The client's connection is gone."""
         self._forget_client()
         self._tell(self.session.client_gone, "client_reset" if exc is not None else "client_eof")
-        if self.session.phase is Phase.CLOSED:
+        if self.session.phase is CLOSED:
             self._finish()
         else:
             # Its QUIT is under way.
@@ -340,7 +340,7 @@ class Pump(asyncio.Protocol):
     def _enter(self, phase: Phase) -> None:
         self.front.meter.session_state(self._phase.word, phase.word)
         self._phase = phase
-        if phase is Phase.CLOSED and self._hooks is not None:
+        if phase is CLOSED and self._hooks is not None:
             self._hooks.cancel()
 
     def _count_octets(self) -> None:
@@ -511,7 +511,7 @@ class Pump(asyncio.Protocol):
         if self._pacer is not None:
             self._pacer.release(self._client)
             self.eased(self._pacer.full)
-            if self._phase is Phase.CLOSED:
+            if self._phase is CLOSED:
                 self.close_client()
         self._tell(self.session.stop, reason, detail)
 
@@ -533,7 +533,7 @@ class Pump(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._phase is not Phase.CLOSED:
-            self._enter(Phase.CLOSED)
+        if self._phase is not CLOSED:
+            self._enter(CLOSED)
         self._count_octets()
         self.front.finished(self)

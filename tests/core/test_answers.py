@@ -122,6 +122,15 @@ def test_an_overlong_status_line(size: int, pipelined: bool) -> None:
     assert rig.s.detail == "overlong: a status line of more than 20 octets"
 
 
+@pytest.mark.parametrize("status", [b"+OK ", b"-ERR "])
+def test_a_status_line_may_be_as_long_as_the_limit_and_no_longer(status: bytes) -> None:
+    line = status + b"t" * (18 - len(status)) + b"\r\n"
+    for limit in (20, 19):
+        rig = Rig(limits=Limits(reply=limit)).login().client(b"STAT\r\n").upstream(line)
+        assert rig.said() == (line if limit == 20 else LOST)
+        assert rig.meter.violations == ([] if limit == 20 else [("upstream", "overlong")])
+
+
 def test_a_status_line_that_never_ends() -> None:
     rig = Rig().login().client(b"STAT\r\n").upstream(b"+OK ")
     rig.upstream(b"x" * 8188)
