@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _COUNT_OCTETS = 1 << 18
 """Octets for the client between two times that octets are counted, beside those of the timer."""
 _TICK = 0.001
-_GLANCE = 0.5
+_GLANCE = 0.25
 _GLANCES = 64
 """A blocked client is glanced at so often in its idle time, or every so many seconds of a short one."""
 _SILENT = frozenset({"quit", "client_eof", "client_reset", "idle_timeout", "login_timeout", "shutdown", "kicked"})
