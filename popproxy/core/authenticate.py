@@ -49,11 +49,9 @@ def log_in(
 
 
 def _secret(credentials: Credentials) -> bytes:
-    match credentials:
-        case Password(password=secret) | Bearer(token=secret):
-            return secret
-        case _:
-            return b""
+    if isinstance(credentials, Password):
+        return credentials.password
+    return credentials.token if isinstance(credentials, Bearer) else b""
 
 
 def _ended(heard: Heard, secrets: Sequence[bytes], document: bytes = b"") -> LoggedIn | LoginRefused | Failure:

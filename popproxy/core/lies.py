@@ -126,18 +126,16 @@ def unsendable(credentials: Credentials) -> str | None:
     Octets of a name that are no UTF-8 can travel (as surrogates); CR, LF and NUL never do: they would end the line
     and begin another command, or cut a name short for a server that thinks in C strings.
     """
-    words: list[str] = [credentials.user]
-    octets: list[bytes] = []
-    match credentials:
-        case Password(password=secret) | Bearer(token=secret):
-            words.append(credentials.authzid)
-            octets.append(secret)
-        case Digest(challenge=challenge, response=response):
-            octets += challenge, response
-        case Verified(authzid=authzid):
-            words.append(authzid)
-        case _:
-            pass
+    words: tuple[str, ...] = (credentials.user,)
+    octets: tuple[bytes, ...] = ()
+    if isinstance(credentials, Password):
+        words, octets = (credentials.user, credentials.authzid), (credentials.password,)
+    elif isinstance(credentials, Bearer):
+        words, octets = (credentials.user, credentials.authzid), (credentials.token,)
+    elif isinstance(credentials, Digest):
+        octets = credentials.challenge, credentials.response
+    elif isinstance(credentials, Verified):
+        words = credentials.user, credentials.authzid
     try:
         names = " ".join(words).encode("utf-8", "surrogateescape")
         if _UNSAFE.search(b" ".join((names, *octets))):

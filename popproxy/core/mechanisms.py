@@ -55,11 +55,9 @@ def choose(
     why = ""
     for name in names:
         if isinstance(credentials, Password):
-            suits = name in PASSWORDS
-            identity = (credentials.user, credentials.authzid, credentials.password, Secret.PASSWORD)
+            suits, secret, kind = name in PASSWORDS, credentials.password, Secret.PASSWORD
         elif isinstance(credentials, Bearer):
-            suits = name in TOKENS
-            identity = (credentials.user, credentials.authzid, credentials.token, Secret.TOKEN)
+            suits, secret, kind = name in TOKENS, credentials.token, Secret.TOKEN
         else:
             break
         if not suits or (name == USER and credentials.authzid):
@@ -67,7 +65,8 @@ def choose(
         if name == USER:
             return None
         try:
-            return CLIENT_MECHANISMS[name.encode()](Identity(*identity), nonce())
+            identity = Identity(credentials.user, credentials.authzid, secret, kind)
+            return CLIENT_MECHANISMS[name.encode()](identity, nonce())
         except SaslError as error:
             why = f"; {name}: {error}"
     return f"{policy.name} is spoken to by {', '.join(names)}, which cannot carry {_kind(credentials)}{why}"

@@ -166,6 +166,9 @@ class BadCommand(ValueError):
         self.verb = verb
 
 
+_NUL, _CR = 0, 13
+
+
 def content(line: bytes, bare_lf: bool = False) -> bytes:
     """The line without its CRLF. Raises BadCommand for a bare LF (unless allowed), for NUL and for a bare CR."""
     if line.endswith(b"\r\n"):
@@ -174,9 +177,10 @@ def content(line: bytes, bare_lf: bool = False) -> bytes:
         text = line[:-1]
     else:
         raise BadCommand("bare_lf", "End command lines with CRLF")
-    if b"\0" in text:
+    # Octets as numbers: bytes in bytes raise and catch a TypeError first, which made this the dearest look at a line.
+    if _NUL in text:
         raise BadCommand("nul", "NUL is not allowed in a command")
-    if b"\r" in text:
+    if _CR in text:
         raise BadCommand("bare_cr", "CR is not allowed inside a command")
     return text
 

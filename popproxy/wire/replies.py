@@ -11,7 +11,7 @@ import re
 from popproxy.wire.values import value
 
 _STATUS = re.compile(rb"(\+OK|-ERR)(?: ([^\r\n]*))?\Z")
-_LINE = re.compile(rb"(\+OK)?(?(1)|-ERR)(?: [^\r\n]*)?\r\n\Z")
+_LINE = re.compile(rb"(?:(\+OK)|-ERR)(?: [^\r\n]*)?\r\n\Z")
 _CODE = re.compile(rb"\[([A-Za-z0-9][A-Za-z0-9/._@:\-]*)\](?: |\Z)")
 _PRINTABLE = bytes(63 if octet < 32 or octet == 127 else octet for octet in range(256))
 # One or more positive single-line replies and nothing else: the fast road of pipelined commands.
