@@ -404,7 +404,9 @@ class Authorization(Reading):
         self.denied(reply)
 
     def rest(self) -> bytes:
-        """What the client sent behind its login."""
+        """What the client sent behind its login. The end of this stage: it lets go of who holds it, so that nothing of
+        the login is left when the next one begins."""
+        del self._entrance, self._exchange, self.upstream
         return self._buffer.take()
 
 

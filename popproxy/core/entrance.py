@@ -104,13 +104,16 @@ class Entrance(Approach):
 
     def login(self, credentials: Credentials, mechanism: str, verb: Verb) -> None:
         """Credentials are complete: on_login, then upstream. The desk is suspended until it is decided."""
-        s = self.s
         chain = self._begin(mechanism)
+        if chain.hooks["on_login"]:
+            self._ask(chain, verb, credentials)
+        else:
+            self._at_upstream(chain, verb, self.s.plan.target.keyed(credentials.user), credentials)
+
+    def _ask(self, chain: Chain, verb: Verb, credentials: Credentials) -> None:
+        """on_login, then upstream."""
+        s = self.s
         target, current = s.plan.target, credentials
-        entries = chain.hooks["on_login"]
-        if not entries:
-            self._at_upstream(chain, verb, target.keyed(current.user), current)
-            return
         refused: list[Refuse] = []
         hold = _NOT_HELD
 
@@ -148,7 +151,7 @@ class Entrance(Approach):
             else:
                 go_on()
 
-        hooks.call(s, entries, lambda: (s.view, current), use, then)
+        hooks.call(s, chain.hooks["on_login"], lambda: (s.view, current), use, then)
 
     def refuse(self, refusal: Refusal, mechanism: str, verb: Verb, how: Refuse = AT_ONCE) -> None:
         """The client's side of a mechanism failed, or on_verifier refused: a login that never reaches on_login."""
@@ -192,47 +195,52 @@ class Entrance(Approach):
         s.view.upstream = s.view.server = None
         return s.meet(s.user)
 
+    # Callbacks are methods with what they need bound: functions that know each other would keep the password until the
+    # garbage collector comes by.
+
     def _at_upstream(self, chain: Chain, verb: Verb, target: Target, credentials: Credentials) -> None:
+        self.s.view.upstream = target.upstream
+        self.prepared(target, partial(self._ready, chain, verb, credentials))
+
+    def _ready(self, chain: Chain, verb: Verb, credentials: Credentials, failure: Failure | None) -> None:
+        """A leg is there, or there will be none."""
+        s, leg = self.s, self._leg
+        if leg is None:
+            self._decided(chain, verb, (failure or Failure(Kind.LOST, "lost")).refusal())
+            return
+        policy = s.plan.upstreams[leg.target.upstream]
+        # RPOP stands in for PASS (RFC 1081); every other verb logs in with what its credentials are.
+        password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
+        known = self._known = s.knowledge.get(leg.target.place)
+        leg.used = True
+        dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce)
+        leg.run(dialogue, partial(self._finished, chain, verb, credentials, leg, s.clock()))
+
+    def _finished(
+        self, chain: Chain, verb: Verb, credentials: Credentials, leg: Leg, began: float, result: Result
+    ) -> None:
+        """The upstream has answered, or is lost."""
         s = self.s
-        s.view.upstream = target.upstream
-
-        def finished(leg: Leg, began: float, result: Result) -> None:
-            if not (isinstance(result, Failure) and result.kind is Kind.CREDENTIALS):
-                s.effects.append(LoginTook(target.upstream, isinstance(result, LoggedIn), s.clock() - began))
-            if isinstance(result, LoggedIn):
-                self._judge(leg, None)
-                s.view.login = shown(credentials.user)
-                self._decided(chain, verb, result)
-            elif isinstance(result, LoginRefused):
-                away = result.code is Code.SYS_TEMP
-                self._judge(leg, Failure(Kind.TEMPORARY, result.reason) if away else None)
-                text = REFUSED[result.code][0]
-                self._document = result.document
-                self._decided(chain, verb, Refusal(text, result.code, f"upstream: {result.reason}"))
-            else:
-                failure = result if isinstance(result, Failure) else Failure(Kind.INTERNAL, "no reply")
-                if not self._elsewhere(leg, failure, prepared):
-                    self._log(failure)
-                    self._decided(chain, verb, failure.refusal())
-
-        def prepared(failure: Failure | None) -> None:
-            leg = self._leg
-            if leg is None:
-                self._decided(chain, verb, (failure or Failure(Kind.LOST, "lost")).refusal())
-                return
-            policy = s.plan.upstreams[target.upstream]
-            # RPOP stands in for PASS (RFC 1081); every other verb logs in with what its credentials are.
-            password_verb = b"RPOP" if verb.name == b"RPOP" else b"PASS"
-            known = self._known = s.knowledge.get(target.place)
-            leg.used = True
-            dialogue = log_in(policy, credentials, known, s.plan.timeouts, password_verb, s.plan.nonce)
-            leg.run(dialogue, partial(finished, leg, s.clock()))
-
-        self.prepared(target, prepared)
+        if not (isinstance(result, Failure) and result.kind is Kind.CREDENTIALS):
+            s.effects.append(LoginTook(leg.target.upstream, isinstance(result, LoggedIn), s.clock() - began))
+        if isinstance(result, LoggedIn):
+            self._judge(leg, None)
+            s.view.login = shown(credentials.user)
+            self._decided(chain, verb, result)
+        elif isinstance(result, LoginRefused):
+            away = result.code is Code.SYS_TEMP
+            self._judge(leg, Failure(Kind.TEMPORARY, result.reason) if away else None)
+            text = REFUSED[result.code][0]
+            self._document = result.document
+            self._decided(chain, verb, Refusal(text, result.code, f"upstream: {result.reason}"))
+        else:
+            failure = result if isinstance(result, Failure) else Failure(Kind.INTERNAL, "no reply")
+            if not self._elsewhere(leg, failure, partial(self._ready, chain, verb, credentials)):
+                self._log(failure)
+                self._decided(chain, verb, failure.refusal())
 
     def _decided(self, chain: Chain, verb: Verb, outcome: Refusal | LoggedIn, how: Refuse = AT_ONCE) -> None:
         """on_login_result, then the reply. Promise 4: a login that failed leaves no leg behind."""
-        s = self.s
         refused: Refusal | None = None
         if isinstance(outcome, LoggedIn):
             # The upstream's own line: it may say how many messages wait.
@@ -240,11 +248,16 @@ class Entrance(Approach):
         else:
             refused, reply = outcome, outcome.line()
             self.drop()
-        entries = chain.hooks["on_login_result"]
-        if not entries:
+        if chain.hooks["on_login_result"]:
+            self._tell(chain, verb, reply, refused, how, self._result(outcome))
+        else:
             self._ended(verb, reply, refused, how)
-            return
-        result = self._result(outcome)
+
+    def _tell(
+        self, chain: Chain, verb: Verb, reply: bytes, refused: Refusal | None, how: Refuse, result: LoginResult
+    ) -> None:
+        """on_login_result, then what the plugins made of it."""
+        s = self.s
 
         def use(entry: Entry, verdict: Any) -> bool:
             nonlocal refused, result, reply, how
@@ -269,9 +282,8 @@ class Entrance(Approach):
             return False
 
         s.deadline = inf
-        hooks.call(
-            s, entries, lambda: (s.view, result), use, lambda: self._ended(verb, reply, refused, how)
-        )
+        entries = chain.hooks["on_login_result"]
+        hooks.call(s, entries, lambda: (s.view, result), use, lambda: self._ended(verb, reply, refused, how))
 
     def _result(self, outcome: Refusal | LoggedIn) -> LoginResult:
         """What on_login_result is told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from math import inf
 from typing import Any, cast
 
@@ -58,6 +59,23 @@ def test_a_login_that_needs_no_nonce_draws_none() -> None:
     assert not drawn
     rig = asked(nonce=nonce, known=[b"SASL SCRAM-SHA-256"]).connected()
     assert rig.asked().startswith(b"AUTH SCRAM-SHA-256 ") and drawn == [1]
+
+
+@pytest.mark.parametrize("hooks", [{}, {"on_login": lambda *_: None, "on_login_result": lambda *_: None}])
+@pytest.mark.parametrize("reply", [b"+OK in\r\n", b"-ERR no\r\n"])
+def test_promise_6_no_password_outlives_its_login(hooks: dict[str, Any], reply: bytes) -> None:
+    """Not until the garbage collector comes by, either: of a session that lasts that may be hours."""
+    secret = b"not to be kept"
+    gc.collect()
+    gc.disable()
+    try:
+        rig = Rig(*([plugin(**hooks)] if hooks else [])).start()
+        rig.client(b"USER joe\r\nPASS " + secret + b"\r\n").connected().upstream(b"+OK\r\n").upstream(reply)
+        assert rig.asked().endswith(b"PASS " + secret + b"\r\n")
+        assert (rig.s.phase is Phase.TRANSACTION) is reply.startswith(b"+OK")
+        assert not [one for one in gc.get_objects() if isinstance(one, Password) and one.password == secret]
+    finally:
+        gc.enable()
 
 
 # on_login
