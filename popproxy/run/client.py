@@ -106,10 +106,11 @@ class Client:
                     if line.strip():
                         yield json.loads(line)
                 return
+            except OSError as error:
+                # Before ValueError: a certificate that cannot be verified is one, too.
+                faults.append((place, _why(error)))
             except (ValueError, http.client.HTTPException) as error:
                 raise Unanswered([(place, "it broke off")]) from error
-            except OSError as error:
-                faults.append((place, _why(error)))
             finally:
                 connection.close()
         raise Unanswered(faults)
@@ -174,7 +175,8 @@ class Client:
         self, place: Place, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None
     ) -> tuple[int, Any]:
         headers = {**self._headers(place), "Accept": "application/json"}
-        if body is not None:
+        if method != "GET":
+            # Also without a body: a page from elsewhere could not say this with a certificate that its browser shows.
             headers["Content-Type"] = "application/json"
         connection.request(method, path, body, headers)
         response = connection.getresponse()

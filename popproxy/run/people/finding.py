@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from popproxy.run import asked
-from popproxy.run.asked import CONFIG_VARIABLE, UsageError
+from popproxy.run.asked import CONFIG_VARIABLE, UsageError, say
 from popproxy.run.client import Client, Place
 
 SOCKET = Path("/run/popproxy/admin.sock")
@@ -91,14 +91,16 @@ def _place(text: str, arguments: argparse.Namespace) -> Place:
 
 
 def _context(arguments: argparse.Namespace) -> ssl.SSLContext:
+    path = arguments.ca_file
     try:
-        context = ssl.create_default_context(cafile=arguments.ca_file)
+        context = ssl.create_default_context(cafile=path)
         if arguments.cert is not None:
+            path = arguments.cert
             # An empty password, not None: with None OpenSSL would ask on the terminal.
-            context.load_cert_chain(arguments.cert, password=b"")
+            context.load_cert_chain(path, password=b"")
     except OSError as error:
-        named = ", ".join(str(path) for path in (arguments.ca_file, arguments.cert) if path is not None)
-        raise UsageError(f"{named}: cannot be used for https: {error}; write PEM files") from None
+        parts = "the certificate and its key" if path is arguments.cert else "certificates"
+        raise UsageError(f"{path}: cannot be used for https: {error}; write a PEM file with {parts}") from None
     return context
 
 
@@ -112,6 +114,8 @@ def _token(arguments: argparse.Namespace, said: tuple[Path | None, dict[str, Any
             raise UsageError(f"--token-file: {arguments.token_file}: {told}") from None
         if not token or not token.isprintable() or not token.isascii():
             raise UsageError(f"--token-file: {arguments.token_file} has no token: write it as its only line")
+        if arguments.token_file.stat().st_mode & 0o004:
+            say(f"warning: --token-file: everybody on this host can read {arguments.token_file}: chmod 600")
         return str(token)
     path, admin = said
     if path is None or "token" not in admin:
