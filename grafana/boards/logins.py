@@ -166,11 +166,13 @@ BOARD = Board(
                 lines(
                     "Turned away by reason",
                     "limit: raise max_connections. denied: a plugin. overload: see runtime. tls: a handshake that "
-                    "came to nothing. PROXY: the load balancer's header was bad or missing: compare its settings.",
+                    "came to nothing. PROXY: the load balancer's header was bad or missing: compare its settings. "
+                    "admin: requests for /v1 that were refused; admin_denied in the log says from where.",
                     "ops",
                     (
                         Query(each("connections_rejected", "listener, reason"), "{{listener}} {{reason}}"),
                         Query(each("proxy_protocol_errors", "listener, reason"), "{{listener}} PROXY {{reason}}"),
+                        Query(each("admin_refused", "reason"), "admin {{reason}}"),
                     ),
                     none="none turned away",
                 ),

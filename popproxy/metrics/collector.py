@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric as Family
 
 from popproxy import __version__
 from popproxy.metrics.buffers import Buffers
-from popproxy.metrics.cells import Block, Families
+from popproxy.metrics.cells import Block, Families, Index
 from popproxy.metrics.counters import PluginCounters, PluginMetrics
 from popproxy.metrics.exemplars import Exemplars
 from popproxy.metrics.exposition import family, new_registry
@@ -116,6 +116,17 @@ class WorkerMetrics:
         self._families.gauges["config_last_reload_successful"].bind()[0] = int(ok)
         if ok:
             self._families.gauges["config_last_reload_success_timestamp_seconds"].bind()[0] = now
+
+    def admin(self) -> Callable[[str], None]:
+        """Counts a request that the admin listener has refused, by why (a word of ADMIN_REFUSALS). For whoever has
+        one."""
+        cells = self._families.counters["admin_refused"].bind()
+        rows = Index(METRICS["admin_refused"])
+
+        def refused(reason: str) -> None:
+            cells[rows[reason,]] += 1
+
+        return refused
 
     def draining(self, on: bool) -> None:
         """Whether the process shuts down."""

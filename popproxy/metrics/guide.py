@@ -92,6 +92,9 @@ USES: dict[str, str] = {
     "tasks_active": "Far above `connections_active`: report it. Hooks that wait for something are one each.",
     "log_queue_bytes": "Near 4 MiB: the disk or the reader of the pipe is too slow, and lines will be lost.",
     "log_records_dropped": "Lines that nobody will ever read; see `log_queue_bytes`.",
+    "admin_refused": "`token`: somebody guesses, or a program has an old token; `nothing`: somebody looks around. "
+    "`admin_denied` in the log says from where: let nobody reach the port who need not. `host`: a name is missing in "
+    "`[admin] hosts`; `origin`, `content_type`: a web page, or a script that should say it sends JSON.",
     "draining": "1: the process ends, or is being replaced. Silence alerts for it.",
     "worker_up": "0 for long: the worker dies again and again; the log says why.",
     "worker_scrape_ok": "0: its loop is stuck (a plugin that blocks), and its last numbers are shown.",

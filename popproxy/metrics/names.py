@@ -15,6 +15,7 @@ from typing import Literal
 from popproxy.api.plugin import HOOKS
 from popproxy.api.services import BACKEND_ERRORS, CACHED, DECISIONS, LIMITED, SCANNED
 from popproxy.metrics.words import (
+    ADMIN_REFUSALS,
     AUTH_RESULTS,
     CIPHERS_12,
     CIPHERS_13,
@@ -354,6 +355,10 @@ _TABLE: tuple[Metric, ...] = (
     Metric("tasks_active", "gauge", "Tasks of the event loop: hooks that wait, dials, look-ups.", (), start={}),
     Metric("log_queue_bytes", "gauge", "Octets of log lines that are not written yet.", (), start={}),
     Metric("log_records_dropped", "counter", "Log records lost to a full buffer or a failed write.", (), start={}),
+    Metric(
+        "admin_refused", "counter", "Requests for /v1 of the admin listener that were refused.", (),
+        (enum("reason", *ADMIN_REFUSALS),), start={},
+    ),
     Metric("draining", "gauge", "1 while the process shuts down.", (), merge="max", start={}),
     Metric("worker_up", "gauge", "1 while the worker runs. Only with several workers.", _W, start={}),
     Metric("worker_scrape_ok", "gauge", "1 if the worker answered when it was asked last.", _W, start={}),

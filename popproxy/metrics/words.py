@@ -50,6 +50,8 @@ TIMED: Values = (
 )  # fmt: skip
 """Verbs with a duration of their own. The others have one together: nobody acts on the speed of XTND ARCHIVE."""
 TRANSFERS: Values = ("RETR", "TOP", "LIST", "UIDL")
+ADMIN_REFUSALS: Values = ("token", "nothing", "host", "origin", "content_type")
+"""Why a request for /v1 was refused: a wrong token, neither token nor certificate, or what a web page could ask."""
 REJECTIONS: Values = ("limit", "proxy_header", "draining", "denied", "tls", "overload")
 RESOURCES: Values = ("lag", "memory", "sockets")
 PROXY_ERRORS: Values = (*get_args(Reason), "timeout", "eof")

@@ -124,6 +124,7 @@ class _Service:
                 lambda accept: render(registry, accept, _RENDER_PAUSE),
                 lambda: self.state or None,
                 private=self._api,
+                refused=metrics.admin(),
             )
         signalled = self.signalled = self._on_signals(loop, worker, reloader)
         try:

@@ -144,7 +144,10 @@ class _Supervisor:
         self._metrics.build(type(loop).__module__.partition(".")[0])
         admin = None
         if plan.admin is not None:
-            admin = Admin(self._render, lambda: self.state or None, private=self._api, gather=self._gather)
+            admin = Admin(
+                self._render, lambda: self.state or None, private=self._api, gather=self._gather,
+                refused=self._metrics.admin(),
+            )  # fmt: skip
         self._on_signals(loop)
         try:
             try:

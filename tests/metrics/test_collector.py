@@ -115,6 +115,19 @@ def test_draining_and_lag() -> None:
     assert registry.get_sample_value("popproxy_draining") == 0
 
 
+def test_refusals_of_the_admin_listener_are_counted_where_there_is_one() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry)
+    name, reasons = "popproxy_admin_refused_total", ("token", "nothing", "host", "origin", "content_type")
+    assert registry.get_sample_value(name, {"reason": "token"}) is None
+    refused = metrics.admin()
+    assert [registry.get_sample_value(name, {"reason": reason}) for reason in reasons] == [0] * 5
+    for count, reason in enumerate(reasons):
+        for _ in range(count):
+            refused(reason)
+    assert [registry.get_sample_value(name, {"reason": reason}) for reason in reasons] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     ("name", "labels"),
     [

@@ -31,6 +31,8 @@ def touch(metrics: WorkerMetrics) -> None:
     metrics.config("0123abcd")
     metrics.reloaded(True, 1.8e9)
     metrics.draining(True)
+    for reason in words("admin_refused", "reason"):
+        metrics.admin()(reason)
     metrics.spooled[:] = [1000, 2000]
     metrics.lag(0.004)
     for plugin in PLUGINS:

@@ -54,7 +54,11 @@ class Port:
         self.context = context
         self.log = Kept()
         self.fleet = Desks([proxy.worker.desk])
-        self.admin = Admin(lambda accept: (b"up 1\n", "text/plain"), lambda: None, private=Api(self.fleet).routes)
+        self.refused: list[str] = []
+        self.admin = Admin(
+            lambda accept: (b"up 1\n", "text/plain"), lambda: None, private=Api(self.fleet).routes,
+            refused=self.refused.append,
+        )  # fmt: skip
         proxy.call(self.admin.open(plan, self.log))
 
     def ask(
@@ -207,6 +211,7 @@ def test_a_wrong_token_is_answered_late_and_lines_about_it_are_few(proxy: Proxy)
         for _ in range(30):
             assert slow.status("GET", "/v1/status") == 401
         told = [fields for name, fields in slow.log.lines if name == "admin_denied"]
+        assert slow.refused == ["nothing"] * 30, "each is counted"
         assert 1 <= len(told) < 30 and told[0] == {"client": "127.0.0.1", "reason": "nothing", "count": 1}
 
 

@@ -35,7 +35,8 @@ class Admin:
     ``render`` makes the exposition and its content type for an Accept header; it is called in a thread, one call
     at a time. ``gather`` is awaited on the loop before that, for what others have to tell. ``ready`` gives None, or why
     the process takes no sessions; it is called on the loop. ``private`` makes further routes: on a Unix socket its mode
-    says who may use them, on a port what ``open`` was given does.
+    says who may use them, on a port what ``open`` was given does. ``refused`` is told of each request for them that was
+    refused, by why.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Admin:
         idle: float = IDLE,
         private: Callable[[], Sequence[web.RouteDef]] | None = None,
         gather: Callable[[], Awaitable[None]] | None = None,
+        refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
+        self._refused = refused
         self._gather = gather
         self._render = render
         self._private = private
@@ -70,7 +73,7 @@ class Admin:
         """Listen as ``plan`` says, and tell the log. Raises OSError as ``start`` does, and TlsConfigError."""
         from popproxy.run.admin.access import Access, Tls
 
-        self._access = Access(plan, log)
+        self._access = Access(plan, log, count=self._refused)
         self._tls = Tls(plan, plan.certificate, log) if plan.certificate is not None else None
         await self.start(*plan.binds)
         if plan.spare is not None:

@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import socket
 import ssl
+from collections.abc import Callable
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
@@ -41,14 +42,18 @@ class EventLog(Protocol):
 
 
 class Access:
-    """Guards the TCP ports of one admin listener. ``late``: see LATE."""
+    """Guards the TCP ports of one admin listener. ``late``: see LATE. ``count`` is told of each that was refused, by
+    why."""
 
-    def __init__(self, plan: AdminPlan, log: EventLog, late: float = LATE) -> None:
+    def __init__(
+        self, plan: AdminPlan, log: EventLog, late: float = LATE, *, count: Callable[[str], None] = lambda reason: None
+    ) -> None:
         self._token = None if plan.token is None else _digest(plan.token.get_secret_value().encode())
         self._certificates = plan.client_ca_file is not None
         self._hosts = frozenset({"localhost", socket.gethostname().lower(), *plan.hosts})
         self._log = log
         self._late = late
+        self._count = count
         self._refused = 0
         self._quiet_until = 0.0
 
@@ -122,6 +127,7 @@ class Access:
     def _tell(self, request: web.Request, reason: str) -> None:
         """At most a line a second; ``count`` is how many were refused since the start."""
         self._refused += 1
+        self._count(reason)
         now = asyncio.get_running_loop().time()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET
