@@ -283,14 +283,19 @@ class Generation:
         self.retired = True
         for front in self.fronts:
             front.retired = True
+        kept = list(kept)
         others = Counter(map(place, kept))
         for listener in self.listeners:
             if _taken(others, listener):
                 listener.close()
             else:
                 listener.finish()
-        for slot in list(self._lent):
-            self.give_back(slot)
+        places = set(map(place, kept))
+        for listener in chain.from_iterable(self._lent.values()):
+            if place(listener.where) in places:
+                listener.close()
+            else:
+                listener.finish()
         for name in upstreams:
             for probe in self._probes.pop(name, ()):
                 probe.cancel()

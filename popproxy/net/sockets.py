@@ -1,7 +1,8 @@
 """The listening sockets of one process: bound once, kept for as long as any config in force names them.
 
 Law: what is kept is never closed and bound again, so nobody who waits in its backlog is lost; whoever accepts has a
-duplicate, which is his to close. The file of a Unix socket goes when its socket does.
+duplicate, which is his to close. The file of a Unix socket goes when its socket does. What somebody else bound is kept
+to the end: he holds it, too, and it could not be bound again.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import errno
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from popproxy.config.plan import Bind
-from popproxy.net.listener import BindError, bind, bind_beside
+from popproxy.net.binding import BindError, File, bind, bind_beside
 
 Give = Callable[[Bind], socket.socket]
 """Gives a bound, listening, non-blocking socket, which the caller owns from then on. Raises BindError."""
@@ -28,12 +28,13 @@ class Sockets:
 
     def __init__(self, given: Mapping[Bind, socket.socket] | None = None) -> None:
         self._held: dict[Key, socket.socket] = {}
-        self._files: dict[Key, tuple[Path, int]] = {}
+        self._files: dict[Key, File] = {}
         self._shared: list[tuple[socket.socket, bool]] = []
         """Those that are shared for now, and whether they were before."""
         for where, sock in (given or {}).items():
             sock.setblocking(False)
             self._held[place(where), 1] = sock
+        self._given = frozenset(self._held)
 
     def giver(self) -> Give:
         """A Give for one config. A Bind with port 0 that stands there twice is two sockets; the same Bind of the next
@@ -47,8 +48,7 @@ class Sockets:
             if held is None:
                 held = self._held[key] = self._bound(where)
                 if where.family == "unix":
-                    path = Path(where.path)
-                    self._files[key] = path, path.lstat().st_ino
+                    self._files[key] = File(where)
             return held.dup()
 
         return give
@@ -69,29 +69,28 @@ class Sockets:
         return sock
 
     def keep(self, wanted: Iterable[Bind]) -> None:
-        """Those that ``wanted`` names are in use, and their files get the mode it says. Close the others, and remove
-        the files of those that were bound here. Who waits in the backlog of a socket that is closed is lost unless
-        somebody who has a duplicate accepts him."""
+        """Those that ``wanted`` names are in use, and their files get the mode it says. Of the others close what was
+        bound here, and remove the files. Who waits in the backlog of a socket that is closed is lost unless somebody
+        who has a duplicate accepts him."""
         seen: Counter[Place] = Counter()
         keys = set()
         for where in wanted:
             seen[place(where)] += 1
             key = place(where), seen[place(where)]
             keys.add(key)
-            path, inode = self._files.get(key, (None, 0))
-            if path is not None and _inode(path) == inode:
-                path.chmod(where.mode)
+            if key in self._files:
+                self._files[key].permit(where.mode)
         for sock, before in reversed(self._shared):
             _share(sock, before)
         self._shared.clear()
-        for key in self._held.keys() - keys:
+        for key in self._held.keys() - keys - self._given:
             self._held.pop(key).close()
-            path, inode = self._files.pop(key, (None, 0))
-            if path is not None and _inode(path) == inode:
-                path.unlink()
+            if key in self._files:
+                self._files.pop(key).remove()
 
     def close(self) -> None:
         """Close all of them. May be repeated."""
+        self._given = frozenset()
         self.keep(())
 
 
@@ -111,10 +110,3 @@ def _share(sock: socket.socket, on: bool) -> bool:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, on)
     return before
 
-
-def _inode(path: Path) -> int:
-    """Which file it is, so that only our own is removed; 0 when there is none."""
-    try:
-        return path.lstat().st_ino
-    except FileNotFoundError:
-        return 0

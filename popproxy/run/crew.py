@@ -7,7 +7,6 @@ never gives up: it waits longer each time, 30 s at most.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -17,14 +16,13 @@ from popproxy.config.plan import Bind, Plan
 from popproxy.core.effects import Level
 from popproxy.run.addresses import Addresses
 from popproxy.run.fleet import Answer
+from popproxy.run.lending import Lending
 from popproxy.run.process import EX_UNAVAILABLE, LoopName
 from popproxy.run.restarts import LONGEST, SETTLED, Restarts
 from popproxy.run.slot import BEGIN_SECONDS, Child, Death, Done
 from popproxy.run.workerprocess import BEAT
 
 _STANDING_SECONDS = 2.0
-_ALONE_SECONDS = 1.0
-"""For how long who waits at a slot without a worker is left to its next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +83,7 @@ class Slot:
         self.number = number
         self.child: Child | None = None
         self.up = False
-        self.mute = False
-        """It was killed because it said nothing."""
         self.restarts = Restarts(pace.settled, pace.longest)
-        self.lent: asyncio.Task[None] | None = None
-        """Has others serve who waits here; None while there is a worker."""
-        self.helper: Child | None = None
-        """Who was told to last."""
 
     def as_dict(self) -> dict[str, Any]:
         """As Status has it."""
@@ -120,10 +112,10 @@ class Crew:
         self._loop_name = loop
         self._pace = pace
         self.standing: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]] = tuple
-        """Questions that each worker is asked when it has come up: see run.admin.api.Api."""
+        """See run.admin.api.Api."""
         self._stopping = asyncio.Event()
+        self._lending = Lending(self, addresses, self._stopping, pace.beat)
         self._tasks: list[asyncio.Task[None]] = []
-        self._returning: set[asyncio.Task[Done]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     # Life
@@ -181,10 +173,12 @@ class Crew:
             child = slot.child = Child(slot.number, self._loop_name, self._pace.beat)
             done = await self._begun(slot, child)
             if done.code == 0:
-                for question, arguments in list(self.standing()):
-                    await child.ask(question, arguments, _STANDING_SECONDS)
-                self._up(slot, child, began, not first.done())
-                self._return(slot)
+                slot.up = True
+                (self._watch.restarted if first.done() else self._watch.started)(slot.number)
+                await self._stand(child)
+                seconds = round(monotonic() - began, 3)
+                self._log.event("info", "worker_started", slot=slot.number, pid=child.pid, seconds=seconds)
+                self._lending.end(slot)
                 began = monotonic()
                 if not first.done():
                     first.set_result(done)
@@ -193,58 +187,23 @@ class Crew:
                 served = monotonic() - began
                 slot.up = False
                 self._watch.died(slot.number)
-            pid, sessions = child.pid, child.sessions
+            sessions = child.sessions
             death = await child.ended()
             slot.child = None
+            self._settle()
             if not first.done():
                 first.set_result(done)
                 return
             if not self._stopping.is_set():
-                self._dead(slot, death, done, pid=pid, sessions=sessions, seconds=round(served, 3))
-                if slot.lent is None:
-                    slot.lent = asyncio.get_running_loop().create_task(self._lend(slot))
+                self._dead(child, death, done, sessions=sessions, seconds=round(served, 3))
+                self._lending.begin(slot)
                 await self._rest(slot.restarts.died(served))
-        self._return(slot)
+        self._lending.end(slot)
 
-    async def _lend(self, slot: Slot) -> None:
-        """Have another worker serve who waits at ``slot``, until this is cancelled: the next worker may be long in
-        coming, and the kernel goes on dealing clients to it."""
-        await asyncio.sleep(_ALONE_SECONDS)
-        while not self._stopping.is_set():
-            force, binds = self.force, self.force.binds
-            own = self._addresses.of(slot.number, binds)
-            up = (other.child for other in self.slots if other.up and other.child is not None)
-            # Others are about to take another config.
-            able = [child for child in up if child.generation == force.number]
-            for child in sorted(able, key=lambda child: child.sessions)[:1]:
-                theirs = self._addresses.of(child.slot, binds)
-                which = [place for place, sock in enumerate(own) if sock is not theirs[place]]
-                slot.helper = child
-                arguments = {"slot": slot.number, "places": which}
-                done = await child.order("lend", arguments, [own[place] for place in which], patient=False)
-                while done.code == 0 and self.force is force and not await self._left(child):
-                    pass
-            await asyncio.sleep(self._pace.beat)
-
-    async def _left(self, child: Child) -> bool:
-        """Whether it is gone, a beat later at most."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.gone.wait(), self._pace.beat)
-        return child.gone.is_set()
-
-    def _return(self, slot: Slot) -> None:
-        """``slot`` has a worker, or will have none."""
-        task, slot.lent = slot.lent, None
-        if task is not None:
-            task.cancel()
-            helper, slot.helper = slot.helper, None
-            if helper is not None and not self._stopping.is_set():
-                # Nobody waits for a helper that hangs itself.
-                back = asyncio.get_running_loop().create_task(
-                    helper.order("return", {"slot": slot.number}, patient=False)
-                )
-                self._returning.add(back)
-                back.add_done_callback(self._returning.discard)
+    async def _stand(self, child: Child) -> None:
+        """What was said by hand before holds for it, too. What is said from now on, it hears behind that."""
+        questions = list(self.standing())
+        await asyncio.gather(*(child.ask(question, given, _STANDING_SECONDS) for question, given in questions))
 
     async def _begun(self, slot: Slot, child: Child) -> Done:
         """The process is there and has obeyed its first order."""
@@ -260,24 +219,16 @@ class Crew:
         child.generation = force.number
         return done
 
-    def _up(self, slot: Slot, child: Child, began: float, first: bool) -> None:
-        slot.up = True
-        slot.mute = False
-        (self._watch.started if first else self._watch.restarted)(slot.number)
-        seconds = round(monotonic() - began, 3)
-        self._log.event("info", "worker_started", slot=slot.number, pid=child.pid, seconds=seconds)
-
-    def _dead(self, slot: Slot, death: Death, done: Done, **fields: object) -> None:
-        detail = done.text
-        if slot.mute:
-            detail = f"it said nothing for {self._pace.mute:g} s and was killed"
+    def _dead(self, child: Child, death: Death, done: Done, **fields: object) -> None:
+        detail = f"it {_end(child)}" if child.mute else done.text
         self._log.event(
             "error",
             "worker_died",
-            slot=slot.number,
+            slot=child.slot,
             signal=death.signal,
             status=death.status,
             detail=detail,
+            pid=child.pid,
             **fields,
         )
 
@@ -296,7 +247,7 @@ class Crew:
             child.heard = now
         for slot in self.slots:
             if slot.child is not None and slot.child.pid and now - slot.child.heard > self._patience(slot.child):
-                slot.mute = True
+                slot.child.mute = self._patience(slot.child)
                 slot.child.kill()
         self._timer = asyncio.get_running_loop().call_later(self._pace.beat, self._look, now + self._pace.beat)
 
@@ -320,39 +271,61 @@ class Crew:
 
     # Configs
 
-    async def reload(self, force: Force) -> list[Mapping[str, Any]]:
-        """Have all workers go by ``force``: what is wrong, if it cannot be; then all is as before. Raises BindError.
-        One at a time."""
-        self._addresses.take(force.binds)
+    async def reload(self, force: Force) -> tuple[list[Mapping[str, Any]], list[str]]:
+        """Have all workers go by ``force``: what is wrong, if it cannot be; then all is as before. And who held it up.
+        Raises BindError. One at a time."""
+        try:
+            self._addresses.take(force.binds)
+            return await self._reloaded(force)
+        finally:
+            self._settle()
+
+    async def _reloaded(self, force: Force) -> tuple[list[Mapping[str, Any]], list[str]]:
+        await self._lending.last(force.binds)
         prepared: dict[Child, Done] = {}
+        # Between the last look at who is up and the change no time passes: whoever comes up behind it catches up.
         while fresh := [slot.child for slot in self.slots if slot.up and slot.child not in prepared]:
             found = await asyncio.gather(*(self._prepare(child, force) for child in fresh if child is not None))
             prepared.update(found)
-            bad = [problem for child, done in found if done.code != 0 for problem in done.told(child.slot)]
-            if bad:
-                await asyncio.gather(
-                    *(child.order("discard", {"number": force.number}) for child, done in prepared.items()
-                      if done.code == 0)
-                )  # fmt: skip
-                self._addresses.keep(self.force.binds)
-                return bad
+        ready = [child for child, done in prepared.items() if done.code == 0]
+        # It has nothing to say of a config that it has not seen: its successor takes it, as who comes later does.
+        unseen = [child for child, done in prepared.items() if done.code is None and not done.begun]
+        bad = [
+            problem for child, done in prepared.items() if done.code != 0 and (child not in unseen or not ready)
+            for problem in self._told(child, done)
+        ]  # fmt: skip
+        if bad:
+            await asyncio.gather(*(child.order("discard", {"number": force.number}) for child in ready))
+            self._addresses.keep(self.force.binds)
+            return bad, []
         self.force = force
         # First: whoever still connects to an address that goes is in the queue of a worker, which accepts him.
         self._addresses.keep(force.binds)
-        await asyncio.gather(*(self._adopt(child, force) for child in prepared))
-        return []
+        adopted = await asyncio.gather(*(self._adopt(child, force) for child in ready))
+        late = [child for child, well in zip(ready, adopted, strict=True) if not well]
+        return [], [f"worker {child.slot} {_end(child)}: the next one takes the new config" for child in unseen + late]
+
+    @staticmethod
+    def _told(child: Child, done: Done) -> list[Mapping[str, Any]]:
+        if done.code is not None:
+            return done.told(child.slot)
+        return [{"message": f"worker {child.slot} {_end(child)}: ask again"}]
 
     async def _prepare(self, child: Child, force: Force) -> tuple[Child, Done]:
         sockets = self._addresses.of(child.slot, force.binds)
         return child, await child.order("prepare", force.arguments, sockets)
 
-    async def _adopt(self, child: Child, force: Force) -> None:
+    async def _adopt(self, child: Child, force: Force) -> bool:
         done = await child.order("adopt", {"number": force.number})
-        if done.code != 0:
+        if done.code == 0:
+            child.generation = force.number
+            await self._stand(child)
+        else:
+            if done.code is not None:
+                self._log.event("error", "internal_error", error="ReloadFailed", where=done.text)
             # It cannot go back alone. Its successor begins with the new config.
-            self._log.event("error", "internal_error", error="ReloadFailed", where=done.text)
             child.kill()
-        child.generation = force.number
+        return done.code == 0
 
     async def _catch_up(self, child: Child) -> None:
         """The config was changed while it started."""
@@ -362,7 +335,18 @@ class Crew:
             if done.code != 0:
                 child.kill()
                 return
-            if force is self.force:
-                await self._adopt(child, force)
-            else:
+            if force is not self.force:
                 await child.order("discard", {"number": force.number})
+            elif not await self._adopt(child, force):
+                return
+        self._settle()
+
+    def _settle(self) -> None:
+        """When all workers go by the config in force, none has a socket of another one."""
+        children = self._children()
+        if all(child.generation == self.force.number and not child.gone.is_set() for child in children):
+            self._addresses.settle()
+
+
+def _end(child: Child) -> str:
+    return f"said nothing for {child.mute:g} s and was killed" if child.mute else "died"

@@ -109,7 +109,9 @@ EVENTS: dict[str, Event] = {
     ),
     "start_failed": Event("error", "The process cannot begin to work and ends.", ("detail",)),
     "started": Event("info", "All listeners are open.", ("seconds",)),
-    "stopping": Event("info", "No new sessions; those that are open may end.", ("signal", "sessions")),
+    "stopping": Event(
+        "info", "No new sessions. Those that are busy may go on for `grace` seconds.", ("signal", "sessions", "grace")
+    ),
     "stopped": Event("info", "The last line.", ("sessions", "seconds")),
     "refused": Event(
         "info",

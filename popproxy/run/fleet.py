@@ -23,18 +23,20 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Reloaded:
     """How a reload ended. ``problems`` is empty when the new config is in force, else nothing has changed; each is
-    what ConfigProblem.as_dict() gives, or has the keys ``message`` and ``worker``."""
+    what ConfigProblem.as_dict() gives, or has the keys ``message`` and ``worker``. ``restart`` are keys of the new
+    config that count only when the process is started again: ``[log] level``."""
 
     hash: str
     problems: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
+    restart: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """The process as its administrator asks for it. ``state`` is ``starting``, ``ready``, ``reloading`` or
     ``draining``. ``workers`` are by slot: ``{"worker": 0, "pid": 7, "up": true, "sessions": 3, "restarts": 0,
-    "generation": 2}``. ``since`` and ``reloaded`` are seconds since the epoch."""
+    "generation": 2}``. ``since`` and ``reloaded`` are seconds since the epoch, ``restart`` as in Reloaded."""
 
     state: str
     version: str
@@ -45,6 +47,7 @@ class Status:
     reloaded: float
     reload_ok: bool
     workers: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    restart: Sequence[str] = ()
 
 
 class Fleet(Protocol):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EX_OK, EX_UNAVAILABLE, EX_CONFIG = 0, 69, 78
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
+AT_ONCE = signal.SIGINT.name
+"""What waits for no session: Ctrl-C."""
 HEARD = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
 """All that the first process listens to."""
 
@@ -95,6 +97,11 @@ def answer_more(worker: Worker, metrics: WorkerMetrics) -> None:
     BanDesk(worker.desk, lambda: {name: worker.store(name) for name in banning(worker.plan)})
 
 
+def grace(name: str, plan: Plan) -> float:
+    """For how many seconds sessions may go on that are busy when the signal ``name`` ends the process."""
+    return 0.0 if name == AT_ONCE else plan.timeouts.drain
+
+
 def failed(why: str, code: int, plan: Plan, log: EventLog) -> int:
     """The start has failed: tell it, and return ``code``."""
     if plan.log.file is not None:
@@ -105,5 +112,5 @@ def failed(why: str, code: int, plan: Plan, log: EventLog) -> int:
 
 
 async def open_admin(admin: Admin, plan: AdminPlan, log: EventLog) -> None:
-    """Have ``admin`` listen, and say where. Raises OSError when it cannot where the config says, and TlsConfigError."""
+    """Have ``admin`` listen, and say where. Raises BindError when it cannot, and TlsConfigError."""
     await admin.open(plan, log)

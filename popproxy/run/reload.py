@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, Protocol
 
 from popproxy.config.load import Loaded
-from popproxy.config.plan import Plan
+from popproxy.config.plan import AdminPlan, LogPlan, Plan
 from popproxy.config.problems import ConfigError
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, WorkerLog
 from popproxy.run.fleet import Reloaded
@@ -29,6 +29,10 @@ UNUSABLE = (BindError, TlsConfigError, PluginFailed, OSError)
 """What keeps a good config from being put in force; the text is for people."""
 
 ENDING = "the process is ending and takes no other config"
+_LATE = (
+    "not taken over: {keys}; all else is in force. They need a restart (systemctl restart popproxy), or write them as "
+    "they were"
+)
 NO_CONFIG = "the process was started without a config that can be read again: start it anew"
 
 
@@ -55,16 +59,16 @@ class Gauges(Protocol):
 class Reloader:
     """What a reload is, for one process and for several. Every method belongs to the event loop's thread.
 
-    ``take`` puts a plan in force, in all workers or in none; it raises Refused or one of UNUSABLE. ``plan`` is what is
-    in force, ``at`` when that began, ``ok`` whether the last config that was read is that one. ``told`` hears when a
-    reload begins (True), and when it has ended.
+    ``take`` puts a plan in force, in all workers or in none; it raises Refused or one of UNUSABLE, and returns what is
+    to be told all the same. ``plan`` is what is in force, ``at`` when that began, ``ok`` whether the last config that
+    was read is that one. ``told`` hears when a reload begins (True), and when it has ended.
     """
 
     def __init__(
         self,
         plan: Plan,
         again: Again | None,
-        take: Callable[[Plan], Awaitable[None]],
+        take: Callable[[Plan], Awaitable[Sequence[str] | None]],
         log: WorkerLog,
         gauges: Gauges,
         told: Callable[[bool], None] | None = None,
@@ -73,6 +77,8 @@ class Reloader:
         self.at = time.time()
         self.ok = True
         self.busy = False
+        self.waiting: Sequence[str] = ()
+        """Keys of the config in force that count only when the process is started again."""
         self._again = again
         self._take = take
         self._log = log
@@ -150,7 +156,7 @@ class Reloader:
         try:
             loaded, notes = await asyncio.to_thread(self._again)
             plan, kept = unchanged(self.plan, loaded.plan)
-            await self._take(plan)
+            odd = await self._take(plan) or ()
         except ConfigError as error:
             return self._failed([problem.as_dict() for problem in error.problems], list(map(str, error.problems)))
         except Refused as error:
@@ -161,14 +167,15 @@ class Reloader:
             # A fault of ours, or of a plugin's module: nothing has changed, and it is told in full.
             self._log.event("error", "internal_error", **describe(error))
             return self._failed([{"message": f"internal error: {type(error).__name__}; the log says where"}])
-        self.plan, self.at, self.ok = plan, time.time(), True
+        self.plan, self.at, self.ok, self.waiting = plan, time.time(), True, kept
         self._gauges.config(plan.hash)
         self._gauges.reloaded(True, self.at)
-        warnings = [*notes, *map(str, loaded.warnings), *kept]
+        late = [_LATE.format(keys=", ".join(kept))] if kept else []
+        warnings = [*notes, *map(str, loaded.warnings), *late, *odd]
         for warning in warnings:
             self._log.event("warning", "config_warning", detail=warning)
         self._log.event("info", "config_loaded", config=self._source, hash=plan.hash)
-        return Reloaded(plan.hash, (), warnings)
+        return Reloaded(plan.hash, (), warnings, kept)
 
     @property
     def _source(self) -> str:
@@ -187,16 +194,36 @@ class Reloader:
 
 
 def unchanged(before: Plan, after: Plan) -> tuple[Plan, list[str]]:
-    """``after`` with what a running process cannot change as it is in ``before``, and a word on each such thing."""
-    kept = []
-    if after.admin != before.admin:
-        kept.append(_kept("[admin]"))
-    if after.log != before.log:
-        kept.append(_kept("[log]"))
+    """``after`` with what a running process cannot change as it is in ``before``, and the keys of that: ``[log]
+    level``."""
+    kept = [*_admin(before.admin, after.admin), *_log(before.log, after.log)]
     if after.workers != before.workers:
-        kept.append(_kept("workers"))
+        kept.append("workers")
     return replace(after, admin=before.admin, log=before.log, workers=before.workers), kept
 
 
-def _kept(key: str) -> str:
-    return f"{key} has changed: it stays as it was until the process is started again"
+def _admin(before: AdminPlan | None, after: AdminPlan | None) -> Iterator[str]:
+    if before is None or after is None:
+        if before is not after:
+            yield "[admin] bind"
+        return
+    old, new = ([*plan.binds, *([] if plan.spare is None else [plan.spare])] for plan in (before, after))
+    if [replace(where, mode=0) for where in old] != [replace(where, mode=0) for where in new]:
+        yield "[admin] bind"
+    elif old != new:
+        yield "[admin] unix_mode"
+    if before.token != after.token:
+        yield "[admin] token"
+    for name in ("cert", "key"):
+        if getattr(before.certificate, name, None) != getattr(after.certificate, name, None):
+            yield f"[admin] {name}"
+    if before.client_ca_file != after.client_ca_file:
+        yield "[admin] client_ca_file"
+    if before.hosts != after.hosts:
+        yield "[admin] hosts"
+
+
+def _log(before: LogPlan, after: LogPlan) -> Iterator[str]:
+    for each in fields(LogPlan):
+        if getattr(before, each.name) != getattr(after, each.name):
+            yield f"[log] {each.name}"

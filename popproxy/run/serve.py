@@ -1,7 +1,7 @@
 """One process that serves: the loop, the log, the metrics, the admin listener, the worker and the signals.
 
-TERM and INT drain, a second one of them ends at once; HUP reads the config again; USR1 reopens the log file. Exit
-codes are those of sysexits.h.
+TERM drains, INT ends at once, and so does a second one of them; USR1 reopens the log file. HUP reads the config again;
+where there is none to read it drains: it comes from a terminal that was closed. Exit codes are those of sysexits.h.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from popproxy import __version__
 from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import Worker
 from popproxy.run.admin import Admin
@@ -33,6 +33,7 @@ from popproxy.run.process import (
     LoopName,
     answer_more,
     failed,
+    grace,
     internal,
     loop_factory,
     open_admin,
@@ -61,8 +62,8 @@ def serve(
     """Serve ``plan`` until a signal ends it; returns the exit code. ``ready`` is awaited when all is open.
 
     ``warnings`` are what the config check had to say; they are logged. ``again`` reads the config once more for a
-    reload; without it there is none. The signals of HEARD stay blocked afterwards: the process is about to end, and a
-    late one must not take its exit code away.
+    reload; without it there is none, and HUP ends it. The signals of HEARD stay blocked afterwards: the process is
+    about to end, and a late one must not take its exit code away.
     """
     log = opened(plan.log, salt_of(plan.log))
     if log is None:
@@ -101,6 +102,7 @@ class _Service:
         self.since = time.time()
         self.worker: Worker | None = None
         self.reloader: Reloader | None = None
+        self.standing: Callable[[], Iterable[tuple[str, Mapping[str, Any]]]] = tuple
         self.signalled: asyncio.Future[str] | None = None
 
     async def run(self, ready: Ready | None) -> int:
@@ -116,7 +118,7 @@ class _Service:
         metrics = WorkerMetrics(registry, dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         metrics.build(type(loop).__module__.partition(".")[0])
         worker = self.worker = Worker(plan, log, metrics, given=self.given)
-        reloader = self.reloader = Reloader(plan, self.again, worker.replace, log, metrics, self.reports.reloading)
+        reloader = self.reloader = Reloader(plan, self.again, self._take, log, metrics, self.reports.reloading)
         answer_more(worker, metrics)
         admin = None
         if plan.admin is not None:
@@ -126,7 +128,8 @@ class _Service:
                 private=self._api,
                 refused=metrics.admin(),
             )
-        signalled = self.signalled = self._on_signals(loop, worker, reloader)
+        signalled = self.signalled = loop.create_future()
+        self._on_signals(loop, reloader)
         try:
             code = await self._start(worker, admin, signalled)
             if code == EX_OK:
@@ -140,8 +143,9 @@ class _Service:
                     self.state = "draining"
                     await reloader.close()
                     self.reports.stopping()
-                    log.event("info", "stopping", signal=name, sessions=worker.sessions)
-                    await worker.stop(worker.plan.timeouts.drain)
+                    seconds = grace(name, worker.plan)
+                    log.event("info", "stopping", signal=name, sessions=worker.sessions, grace=seconds)
+                    await worker.stop(seconds)
                 finally:
                     await worker.stop(0.0)
         finally:
@@ -156,7 +160,15 @@ class _Service:
     def _api(self) -> Sequence[web.RouteDef]:
         from popproxy.run.admin.api import Api
 
-        return Api(self).routes()
+        api = Api(self)
+        self.standing = api.standing
+        return api.routes()
+
+    async def _take(self, plan: Plan) -> None:
+        assert self.worker is not None
+        await self.worker.replace(plan)
+        for question, arguments in list(self.standing()):
+            await asked(self.worker.desk, 0, question, arguments)
 
     # run.fleet.Fleet
 
@@ -173,8 +185,12 @@ class _Service:
         return await self.reloader.reload()
 
     def drain(self, reason: str) -> None:
-        """See Fleet."""
-        if self.signalled is not None and not self.signalled.done():
+        """See Fleet. Said again, it waits no longer."""
+        if self.signalled is None or self.worker is None:
+            return
+        if self.signalled.done():
+            self.worker.hurry()
+        else:
             self.signalled.set_result(reason)
 
     def status(self) -> Status:
@@ -199,26 +215,18 @@ class _Service:
             since=self.since,
             reloaded=reloader.at if reloader is not None else self.since,
             reload_ok=reloader is None or reloader.ok,
+            restart=reloader.waiting if reloader is not None else (),
             workers=(of,),
         )
 
-    def _on_signals(
-        self, loop: asyncio.AbstractEventLoop, worker: Worker, reloader: Reloader
-    ) -> asyncio.Future[str]:
-        """The future gets the name of the first TERM or INT; a second one ends the waiting for sessions."""
-        signalled: asyncio.Future[str] = loop.create_future()
-
-        def end(name: str) -> None:
-            if signalled.done():
-                worker.hurry()
-            else:
-                signalled.set_result(name)
-
+    def _on_signals(self, loop: asyncio.AbstractEventLoop, reloader: Reloader) -> None:
         for number in ENDING:
-            loop.add_signal_handler(number, end, number.name)
-        loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
+            loop.add_signal_handler(number, self.drain, number.name)
+        if self.again is not None:
+            loop.add_signal_handler(signal.SIGHUP, reloader.signalled)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, self.drain, signal.SIGHUP.name)
         loop.add_signal_handler(signal.SIGUSR1, self.log.reopen)
-        return signalled
 
     async def _start(self, worker: Worker, admin: Admin | None, signalled: asyncio.Future[str]) -> int:
         """Open everything; the exit code when that fails. A signal ends it early, which is no failure."""

@@ -28,7 +28,7 @@ from popproxy.run.workerprocess import BEAT, IGNORED, main
 PRELOAD = ("popproxy.run.workerprocess", "uvloop")
 """What the fork server imports once for all workers."""
 BEGIN_SECONDS = 120.0
-"""A worker may be mute for so long while it starts or prepares a config: plugins may read large files meanwhile."""
+"""A worker may be mute for so long while it starts or obeys an order: plugins may read large files meanwhile."""
 _END_SECONDS = 5.0
 
 _context = get_context("forkserver")
@@ -37,11 +37,12 @@ _context = get_context("forkserver")
 @dataclass(frozen=True, slots=True)
 class Done:
     """What became of an order. ``code`` 0: it was obeyed. Else an exit code, with the config's ``problems`` or a
-    ``text`` that says what is wrong; None: the worker died of it."""
+    ``text`` that says what is wrong; None: the worker died, before it had ``begun`` or meanwhile."""
 
     code: int | None
     problems: Sequence[Mapping[str, Any]] | None = None
     text: str = ""
+    begun: bool = True
 
     def told(self, slot: int) -> list[Mapping[str, Any]]:
         """As Reloaded has it."""
@@ -71,8 +72,11 @@ class Child:
         """Number of the config that it was given last."""
         self.heard = monotonic()
         self.gone = asyncio.Event()
-        self.busy = 0
-        """Orders it has not obeyed yet."""
+        self.mute = 0.0
+        """For how many seconds it had said nothing when it was killed for that; else 0."""
+        self._starting = True
+        self._begun: set[int] = set()
+        """Numbers of the orders that it is about to obey."""
         self._handle = -1
         """Stands for this process alone, also when its number is another's already."""
         self._numbers = itertools.count(1)
@@ -95,33 +99,38 @@ class Child:
             self._handle = os.pidfd_open(self.pid)
         self.heard = monotonic()
 
+    @property
+    def busy(self) -> bool:
+        """It may be mute for longer: it starts, or obeys an order. One that has not even begun with it may not."""
+        return self._starting or bool(self._begun)
+
     def tell(self, *message: Any) -> None:
         """Send what needs no answer."""
         self._channel.send(message)
 
     async def order(
-        self, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = (), patient: bool = True
+        self, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = ()
     ) -> Done:
-        """Have it do something; waits for as long as that takes it. ``patient``: it may be mute meanwhile."""
-        self.busy += patient
+        """Have it do something; waits for as long as that takes it."""
+        number = next(self._numbers)
         try:
-            answer = await self._asked("do", what, arguments, sockets)
+            answer = await self._asked("do", number, what, arguments, sockets)
         except OSError as error:
             # No descriptor for the copies of the sockets.
             return Done(EX_UNAVAILABLE, None, f"worker {self.slot} cannot be told: {error.strerror or error}")
         finally:
-            self.busy -= patient
-            if patient:
-                self.heard = monotonic()
+            begun = number in self._begun
+            self._begun.discard(number)
+            self._starting = False
         if answer is None:
-            return Done(None, None, f"worker {self.slot} died")
+            return Done(None, None, f"worker {self.slot} died", begun)
         code, problems, text = answer
         return Done(code, problems, text)
 
     async def ask(self, question: str, arguments: Mapping[str, Any], deadline: float) -> Answer:
         """Its desk's answer."""
         try:
-            answer = await asyncio.wait_for(self._asked("ask", question, arguments), deadline)
+            answer = await asyncio.wait_for(self._asked("ask", next(self._numbers), question, arguments), deadline)
         except TimeoutError:
             return Answer(self.slot, None, 504, f"worker {self.slot} did not answer within {deadline:g} s")
         if answer is None:
@@ -130,12 +139,11 @@ class Child:
         return Answer(self.slot, value, status, text)
 
     async def _asked(
-        self, kind: str, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = ()
+        self, kind: str, number: int, what: str, arguments: Mapping[str, Any], sockets: Sequence[socket.socket] = ()
     ) -> Message | None:
         """The answer; None when it died before it gave one."""
         if self.gone.is_set():
             return None
-        number = next(self._numbers)
         waiting: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
         self._open[number] = waiting
         try:
@@ -181,6 +189,9 @@ class Child:
             (self.sessions,) = rest
             return
         number, *answer = rest
+        if kind == "begun":
+            self._begun.add(number)
+            return
         waiting = self._open.pop(number, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(tuple(answer))

@@ -1,8 +1,8 @@
 """Several workers: the first process has no sessions. It owns the listening sockets, starts the workers and starts them
 again, has the admin listener, adds up what the workers count, and takes the signals.
 
-TERM and INT drain, a second one of them ends at once; HUP reloads; USR1 reopens the logs of all processes. A reload is
-prepared in all workers before any of them takes it: all have the new config, or none.
+TERM drains, INT ends at once, and so does a second one of them; HUP reloads; USR1 reopens the logs of all processes.
+A reload is prepared in all workers before any of them takes it: all have the new config, or none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from popproxy.metrics.cells import Block
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import Shown, new_registry, render
 from popproxy.metrics.merge import Merger
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.run.addresses import Addresses
 from popproxy.run.admin import Admin
@@ -38,6 +38,7 @@ from popproxy.run.process import (
     HEARD,
     LoopName,
     failed,
+    grace,
     internal,
     loop_factory,
     open_admin,
@@ -161,11 +162,12 @@ class _Supervisor:
                     await self._reloader.close()
                     self._metrics.draining(True)
                     self._reports.stopping()
-                    log.event("info", "stopping", signal=name, sessions=self._sessions)
+                    seconds = grace(name, self._reloader.plan)
+                    log.event("info", "stopping", signal=name, sessions=self._sessions, grace=seconds)
             finally:
                 self.state = self.state or "draining"
                 await self._reloader.close()
-                deadline = self._reloader.plan.timeouts.drain if self._signalled.done() else 0.0
+                deadline = grace(self._signalled.result(), self._reloader.plan) if self._signalled.done() else 0.0
                 crew.stop(deadline)
                 await crew.ended(deadline + _LATE_SECONDS)
         finally:
@@ -246,11 +248,12 @@ class _Supervisor:
         self._loaded, notes = self._again()
         return self._loaded, notes
 
-    async def _take(self, plan: Plan) -> None:
+    async def _take(self, plan: Plan) -> Sequence[str]:
         """Have all workers go by ``plan``, which is what was read last."""
-        problems = await self._crew.reload(self._force(plan, self._crew.force.number + 1))
+        problems, held_up = await self._crew.reload(self._force(plan, self._crew.force.number + 1))
         if problems:
             raise Refused(problems)
+        return held_up
 
     def drain(self, reason: str) -> None:
         """See Fleet. Said again, it waits no longer."""
@@ -271,6 +274,7 @@ class _Supervisor:
             since=self._since,
             reloaded=reloader.at,
             reload_ok=reloader.ok,
+            restart=reloader.waiting,
             workers=tuple(slot.as_dict() for slot in self._crew.slots),
         )
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from popproxy.config.plan import Bind, ListenerPlan
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.run.fleet import Status
 
 STATUS_SECONDS = 15.0

@@ -24,7 +24,7 @@ from popproxy.config.workers import divided
 from popproxy.core.effects import Level
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.sockets import Give, Place, place
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import Generation, PluginFailed, Worker
@@ -197,6 +197,7 @@ class _Process:
         given = _Given(sockets)
         try:
             async with self._order:
+                self._channel.send(("begun", number))
                 await orders[what](arguments, given)
         except ConfigError as error:
             problems = [problem.as_dict() for problem in error.problems]
@@ -235,7 +236,6 @@ class _Process:
         logging.getLogger().handlers[:] = [LibraryHandler(log)]
         metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         metrics.build(type(self._loop).__module__.partition(".")[0])
-        metrics.config(plan.hash)
         told = log if self._slot == 0 else _Others(log)
         worker = Worker(plan, told, metrics, given.of(plan), held=arguments["held"])
         answer_more(worker, metrics)

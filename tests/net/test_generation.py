@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from popproxy.api import Command, Plugin, PluginConfig, Services, SessionView
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed
 from tests.net.running import Setup, both_loops, eventually, plan_of, running

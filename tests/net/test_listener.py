@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from popproxy.config.plan import Bind
-from popproxy.net.listener import BindError, bind
+from popproxy.net.binding import BindError, bind
 from tests.net.running import PASSWORD, USER, Proxy, Setup, both_loops, client_context, eventually, running
 from tests.net.upstream import PATIENCE, Upstream, answering
 from tests.wireclient import WireClient

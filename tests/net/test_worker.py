@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from popproxy.api import Plugin, PluginConfig, Services, SessionSummary, SessionView
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.net import generation
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, Worker
 from popproxy.run.logs import EventLog

@@ -15,6 +15,7 @@ import uvloop
 
 from popproxy.config.urls import Bind
 from popproxy.metrics import WorkerMetrics, new_registry, render
+from popproxy.net.binding import BindError
 from popproxy.run.admin import Admin
 from popproxy.run.admin.server import drop
 
@@ -381,7 +382,7 @@ def test_a_socket_in_use_is_left_alone(tmp_path: Path) -> None:
 
     async def case(stub: Stub) -> None:
         admin = await started(stub, Bind("unix", path=str(path)))
-        with pytest.raises(OSError, match=r"^admin listener: cannot listen on unix:.*; another program listens"):
+        with pytest.raises(BindError, match=r"^admin listener: cannot listen on unix:.*; another program listens"):
             await started(stub, Bind("unix", path=str(path)))
         assert (await ask(admin, "GET /healthz"))[0] == 200
         await admin.stop()
@@ -394,7 +395,7 @@ def test_a_file_is_not_removed(tmp_path: Path) -> None:
     path.write_text("keep me")
 
     async def case(stub: Stub) -> None:
-        with pytest.raises(OSError, match="a file that is no socket"):
+        with pytest.raises(BindError, match="a file that is no socket"):
             await started(stub, Bind("unix", path=str(path)))
 
     play(case)
@@ -419,7 +420,7 @@ def test_a_socket_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     async def case(stub: Stub) -> None:
-        with pytest.raises(OSError, match=r"^admin listener: cannot listen on unix:.*: No such file .*make it"):
+        with pytest.raises(BindError, match=r"unix:.*missing/admin.sock: No such file.*make it or take another path"):
             await started(stub, Bind("unix", path=str(tmp_path / "missing" / "admin.sock")))
 
     play(case)
@@ -431,7 +432,7 @@ def test_a_port_in_use_is_named() -> None:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = taken.getsockname()[1]
-            with pytest.raises(OSError, match=f"^admin listener: cannot listen on 127.0.0.1:{port}: Address already"):
+            with pytest.raises(BindError, match=f"127.0.0.1:{port}: Address already in use; another program listens"):
                 await started(stub, Bind("inet", "127.0.0.1", port))
 
     play(case)

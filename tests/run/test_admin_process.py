@@ -26,7 +26,7 @@ def test_status(desk: Office) -> None:
 
 def test_reload(desk: Office) -> None:
     desk.fleet.reloaded = Reloaded("def", (), ("a warning",))
-    assert desk.post("/v1/reload") == {"hash": "def", "problems": [], "warnings": ["a warning"]}
+    assert desk.post("/v1/reload") == {"hash": "def", "problems": [], "warnings": ["a warning"], "restart": []}
     desk.fleet.reloaded = Reloaded("abc", [{"message": "no such file", "worker": 0}])
     status, told = desk.ask("POST", "/v1/reload")
     assert (status, told["problems"]) == (422, [{"message": "no such file", "worker": 0}])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from popproxy.net.desk import BadQuestion
+from popproxy.run.fleet import Answer
 from tests.net.running import PASSWORD, USER, Setup, eventually
 from tests.net.upstream import Peer, Upstream
 from tests.run.office import Office, office, offices, server_path
@@ -104,7 +106,9 @@ def test_a_probe_says_what_is_wrong_and_brings_a_server_back(tmp_path: Path) -> 
             assert desk.proxy.sample("upstream_health_checks_total", upstream="main", server=name(server), result="ok")
 
 
-def test_several_workers_are_one(two: tuple[Upstream, Upstream], tmp_path: Path) -> None:
+def test_several_workers_are_one(
+    two: tuple[Upstream, Upstream], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, _ = map(name, two)
     setup = Setup([one.url for one in two], upstream='health = { fall = 1, backoff = "10m", longest = "10m" }')
     with offices([setup, setup], tmp_path) as (desk, proxies):
@@ -120,8 +124,20 @@ def test_several_workers_are_one(two: tuple[Upstream, Upstream], tmp_path: Path)
             desk.fleet.mute.clear()
             (upstream,) = desk.get("/v1/upstreams")["upstreams"]
             assert upstream["servers"][0]["drained"] is False, "only one worker still keeps logins away"
-            # A worker that starts anew is told what stands.
+            # A worker that starts anew is told what stands, also while the others are being told.
             assert list(desk.api.standing()) == []
+            stood: list[int] = []
+            ask = desk.fleet.ask
+
+            async def watched(*asked: Any, **more: Any) -> list[Answer]:
+                stood.append(len(list(desk.api.standing())))
+                return await ask(*asked, **more)
+
+            monkeypatch.setattr(desk.fleet, "ask", watched)
+            assert desk.ask("POST", server_path("main", "nowhere:1", "drain"))[0] == 404
+            desk.post(server_path("main", first, "drain"))
+            desk.post(server_path("main", first, "undrain"))
+            assert (stood, list(desk.api.standing())) == ([1, 1, 0], [])
         member = proxies[1].worker.generations[0].dialers["main"].group.members[1]
         member.breaker.failed(0, 0.0)
         (upstream,) = desk.get("/v1/upstreams")["upstreams"]

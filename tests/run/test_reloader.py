@@ -14,8 +14,9 @@ from popproxy.api.services import Log
 from popproxy.config.load import Loaded, load
 from popproxy.config.plan import Plan
 from popproxy.core.effects import Level
-from popproxy.net.listener import BindError
-from popproxy.run.reload import ENDING, NO_CONFIG, Refused, Reloader
+from popproxy.net.binding import BindError
+from popproxy.run.reload import ENDING, NO_CONFIG, Refused, Reloader, unchanged
+from tests.net.test_tls import make
 
 CONFIG = """
 [[listener]]
@@ -205,3 +206,47 @@ def test_without_a_config_to_read_there_is_none(tmp_path: Path) -> None:
         assert [problem["message"] for problem in (await rig.it.reload()).problems] == [NO_CONFIG]
 
     scene(play, tmp_path, again=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        ("", "[log]\nlevel = 'debug'\nusers = 'hashed'\nsalt = 'pepper pepper pepper'\n", ["level", "users", "salt"]),
+        ("", "[log]\nformat = 'console'\nfile = '/tmp/log'\n", ["format", "file"]),
+        ("[admin]\n", "[admin]\nbind = []\n", ["bind"]),
+        ("", "[admin]\nbind = '127.0.0.1:9111'\n", ["bind"]),
+        ("[admin]\nbind = []\n", "[admin]\nhosts = ['mail.example']\n", ["bind"]),
+        ("[admin]\n", f"[admin]\ntoken = '{'x' * 20}'\nhosts = ['mail.example']\n", ["token", "hosts"]),
+        ("[admin]\n", "[admin]\ncert = 'mine.pem'\nclient_ca_file = 'mine.pem'\n", ["cert", "client_ca_file"]),
+        ("[admin]\ncert = 'mine.pem'\n", "[admin]\ncert = 'mine.pem'\nkey = 'mine.pem'\n", ["key"]),
+        ("[admin]\nbind = 'unix:/a'\n", "[admin]\nbind = 'unix:/a'\nunix_mode = '0600'\n", ["unix_mode"]),
+        ("[log]\nlevel = 'info'\n", "[log]\n", []),
+    ],
+)
+def test_what_needs_a_restart_is_told_key_by_key(before: str, after: str, kept: list[str], tmp_path: Path) -> None:
+    make(tmp_path / "mine.pem", "mail.example")
+    path = tmp_path / "popproxy.toml"
+    plans = []
+    for text in (before, after):
+        path.write_text(CONFIG.format(idle=600) + text)
+        plans.append(load(path).plan)
+    plan, keys = unchanged(*plans)
+    assert [key.rpartition(" ")[2] for key in keys] == kept
+    assert all(key.startswith("[log] " if "[log]" in after else "[admin] ") for key in keys)
+    assert (plan.admin, plan.log, plan.workers) == (plans[0].admin, plans[0].log, plans[0].workers)
+
+
+def test_what_needs_a_restart_is_remembered_until_it_is_as_it_was(tmp_path: Path) -> None:
+    async def play(rig: Rig) -> None:
+        rig.it.open()
+        rig.write(600, "workers = 3\n" + CONFIG)
+        outcome = await rig.it.reload()
+        assert list(outcome.restart) == list(rig.it.waiting) == ["workers"] and rig.it.plan.workers == 1
+        assert outcome.warnings[-1].startswith("not taken over: workers; all else is in force")
+        rig.fault = OSError(24, "Too many open files")
+        rig.write(600)
+        assert (await rig.it.reload()).problems and list(rig.it.waiting) == ["workers"]
+        rig.fault = None
+        assert not (await rig.it.reload()).restart and not rig.it.waiting
+
+    scene(play, tmp_path)

@@ -79,7 +79,8 @@ def test_twenty_kills_under_load(tmp_path: Path) -> None:
         Upstream(answering(STAT, BYE), quits=1 << 20) as upstream,
         workers(tmp_path, pace="settled=0.0", server=upstream.url) as ours,
     ):
-        before, open_before = ours.metrics(), ours.descriptors()
+        # In this order: a scrape has a connection, which ends when it does.
+        open_before, before = ours.descriptors(), ours.metrics()
         with load(ours, 3) as (served, lost, wrong):
             for number in range(20):
                 enough = len(served) + 2

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from popproxy.config.plan import Bind
+from popproxy.net.sockets import Sockets
 from popproxy.run.addresses import Addresses
 from tests.run.process import PATIENCE, lines, program, script
-from tests.run.workers import LONG, Workers, config, gone, workers
+from tests.run.workers import LONG, SUPERVISE, Workers, config, free, gone, workers
 from tests.wireclient import WireClient
 
 PLUGIN = """
@@ -252,3 +253,116 @@ def test_who_waits_in_a_backlog_at_the_end_is_told(tmp_path: Path) -> None:
             ours.process.signal(signal.SIGHUP)
             ours.process.signal(signal.SIGUSR1)
         assert ours.process.wait() == 0
+
+
+SLOW = """
+import asyncio, os
+from pathlib import Path
+from popproxy.api import Plugin, PluginConfig
+
+class Slow(Plugin[PluginConfig]):
+    async def start(self, services):
+        while Path("slow").exists() and os.getpid() != int(Path("slow").read_text()):
+            Path("starting").touch()
+            await asyncio.sleep(0.02)
+"""
+
+
+def reloaded(ours: Workers, event: str = "config_loaded") -> None:
+    """HUP, until it has come to this."""
+    before = len(ours.events(event))
+    ours.process.signal(signal.SIGHUP)
+    ours.process.until(lambda: len(ours.events(event)) > before)
+
+
+def test_an_address_goes_and_comes_again_while_a_worker_that_has_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SLOW)
+    tail = '[[plugin]]\nuse = "mine:Slow"\n'
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        going = taken.getsockname()
+    both = f'["127.0.0.1:0", "127.0.0.1:{going[1]}"]'
+    with workers(tmp_path, bind=both, tail=tail) as ours:
+        (tmp_path / "slow").write_text(str(ours.pids()[0]))
+        dead = ours.kill(1)
+        ours.process.until((tmp_path / "starting").exists)
+        config(tmp_path, tail=tail)
+        reloaded(ours)
+        config(tmp_path, tail=tail, bind=both, greeting="again")
+        reloaded(ours)
+        # And once more, wider.
+        config(tmp_path, tail=tail)
+        reloaded(ours)
+        config(tmp_path, tail=tail, bind=both.replace(f"127.0.0.1:{going[1]}", f"0.0.0.0:{going[1]}"), greeting="wide")
+        reloaded(ours)
+        (tmp_path / "slow").unlink()
+        ours.back(1, dead)
+        for _ in range(8):
+            with WireClient(going, timeout=PATIENCE, greet=False) as client:
+                # Who was dealt to the one that was starting is served as it began.
+                assert client.read_line() in (b"+OK wide\r\n", b"+OK ready\r\n")
+        config(tmp_path, tail=tail)
+        reloaded(ours)
+        # Nobody holds it any more.
+        with socket.create_server(going):
+            ours.end()
+    assert not ours.events("internal_error") and not ours.events("config_failed")
+
+
+def test_a_worker_that_hangs_holds_no_reload_up_for_long_and_is_named(tmp_path: Path) -> None:
+    with workers(tmp_path, pace="beat=0.2, mute=3.0, settled=0.0") as ours:
+        stopped = ours.kill(1, signal.SIGSTOP)
+        config(tmp_path, greeting="new")
+        reloaded(ours)
+        told = [line["detail"] for line in ours.events("config_warning")]
+        assert told == ["worker 1 said nothing for 3 s and was killed: the next one takes the new config"]
+        ours.back(1, stopped)
+        ours.process.until(lambda: ours.metrics().get('popproxy_worker_up{worker="1"}') == 1)
+        for slot in (0, 1):
+            ours.kill(slot, signal.SIGSTOP)
+        config(tmp_path, greeting="newer")
+        # Nobody is there who could try it.
+        reloaded(ours, "config_failed")
+        (line,) = ours.events("config_failed")
+        assert line["problems"] == [f"worker {slot} said nothing for 3 s and was killed: ask again" for slot in (0, 1)]
+        ours.end()
+    assert not ours.events("internal_error")
+
+
+def test_who_waits_where_a_worker_is_away_and_an_address_goes_is_served(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MOODY)
+    tail = '[[plugin]]\nuse = "mine:Moody"\n'
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        going = taken.getsockname()
+    path = config(tmp_path, bind=f'["127.0.0.1:0", "127.0.0.1:{going[1]}"]', tail=tail)
+    patient = "from popproxy.run import lending\nlending._ALONE_SECONDS = 60.0\nsys.exit"
+    supervise = SUPERVISE.format(path=str(path), pace="settled=60.0, longest=60.0").replace("sys.exit", patient)
+    with script(tmp_path, supervise) as process, ExitStack() as clients:
+        ours = Workers(process)
+        (tmp_path / "broken").write_text(str(ours.pids()[1]))
+        ours.kill(0)
+        process.until(lambda: process.lines("worker_died"))
+        waiting = [clients.enter_context(WireClient(going, timeout=PATIENCE, greet=False)) for _ in range(16)]
+        config(tmp_path, tail=tail, greeting="new")
+        reloaded(ours)
+        for client in waiting:
+            assert client.read_line() == b"+OK ready\r\n"
+        # A worker that tried to start meanwhile may have it for another moment.
+        assert free(going)
+        ours.end()
+    assert not process.lines("internal_error")
+
+
+def test_what_systemd_opened_can_leave_the_config_and_come_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        where = Bind("inet", *theirs.getsockname())
+        addresses = Addresses(2, {where: theirs.dup()})
+        addresses.take([where])
+        addresses.keep([])
+        addresses.take([where])
+        assert [sock.getsockname() for sock in addresses.of(1, [where])] == [theirs.getsockname()]
+        sockets = Sockets({where: theirs.dup()})
+        sockets.keep([])
+        with sockets.giver()(where) as given:
+            assert given.getsockname() == theirs.getsockname()
+        for owner in (addresses, sockets):
+            owner.close()

@@ -118,6 +118,7 @@ def test_addresses_come_and_go(tmp_path: Path) -> None:
             assert greetings(ours) == greetings(there) == {b"+OK wide\r\n"}
             config(tmp_path, greeting="one")
             reload(ours)
+            assert len([name for name in ours.metrics() if name.startswith("popproxy_config_info{")]) == 1
             assert greetings(ours) == {b"+OK one\r\n"}
             with pytest.raises(ConnectionError):
                 there.client()

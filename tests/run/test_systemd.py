@@ -20,7 +20,7 @@ import pytest
 
 from popproxy.config.load import load
 from popproxy.core.limits import Timeouts
-from popproxy.net.listener import BindError
+from popproxy.net.binding import BindError
 from popproxy.run.fleet import Status
 from popproxy.run.systemd import Notify, Reports, activated
 from tests.ports import free_ports

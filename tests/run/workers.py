@@ -34,7 +34,7 @@ format = "json"
 {log}
 """
 
-LONG = 60.0
+LONG = 180.0
 """Seconds for three processes to start on a machine that has other things to do."""
 
 SUPERVISE = """

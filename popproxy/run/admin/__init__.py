@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from popproxy.config.urls import Bind
+from popproxy.net.binding import BindError
 from popproxy.run.admin.server import Server
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Admin:
         return next(iter(self.addresses), "")
 
     async def open(self, plan: AdminPlan, log: EventLog) -> None:
-        """Listen as ``plan`` says, and tell the log. Raises OSError as ``start`` does, and TlsConfigError."""
+        """Listen as ``plan`` says, and tell the log. Raises BindError and TlsConfigError."""
         from popproxy.run.admin.access import Access, Tls
 
         self._access = Access(plan, log, count=self._refused)
@@ -79,14 +80,14 @@ class Admin:
         if plan.spare is not None:
             try:
                 await self.start(plan.spare)
-            except OSError as error:
-                log.event("warning", "admin_failed", address=str(plan.spare), detail=error.strerror or str(error))
+            except BindError as error:
+                log.event("warning", "admin_failed", address=str(plan.spare), detail=str(error))
         for address in self.addresses:
             log.event("info", "admin_listening", address=address)
 
     async def start(self, *binds: Bind) -> None:
-        """Listen on all ``binds``, beside those it listens on already. Raises OSError that names the address and what
-        is wrong with it; what was opened by this call is closed then."""
+        """Listen on all ``binds``, beside those it listens on already. Raises BindError; what this call has opened is
+        closed then."""
         from aiohttp import web
 
         from popproxy.run.admin.answers import THREAD, in_words

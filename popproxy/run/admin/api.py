@@ -39,6 +39,6 @@ class Api:
         return [route for family in self._families for route in family.routes()]
 
     def standing(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Questions (and their arguments) that whoever starts a worker asks it before it takes sessions, so that it
-        knows what its predecessors were told by hand. An answer that is not 200 does no harm."""
+        """Questions (and their arguments) for a worker that has come up or has taken another config, so that it knows
+        what was said by hand before. An answer that is not 200 does no harm."""
         return self._upstreams.standing()

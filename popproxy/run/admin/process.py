@@ -49,7 +49,7 @@ class ProcessRoutes:
         asked(request)
         await said(request)
         outcome = await self._fleet.reload()
-        told = {"hash": outcome.hash, "problems": list(outcome.problems), "warnings": list(outcome.warnings)}
+        told = asdict(outcome)
         if not outcome.problems:
             return await answer(request, told)
         return await answer(request, {"error": "nothing has changed: the new config cannot be used", **told}, 422)

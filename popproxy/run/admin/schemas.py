@@ -54,6 +54,7 @@ def ref(name: str) -> Schema:
 
 MISSING = many(count(), "Numbers of the workers that did not answer in time.")
 _WORKER = count("Number of the worker, from 0 on.")
+_RESTART = many(text(), "Keys of the config that count only when popproxy is started again.")
 _NULL_TEXT = maybe(text())
 _STATES = {"type": "string", "enum": ["up", "down", "trial"]}
 
@@ -221,6 +222,7 @@ SCHEMAS: dict[str, Schema] = {
         since=number("Start, in seconds since the epoch."),
         reloaded=number("When the config came into force."),
         reload_ok=truth("Whether the last reload did."),
+        restart=_RESTART,
         sessions=count(),
         workers=many(
             table(
@@ -233,6 +235,7 @@ SCHEMAS: dict[str, Schema] = {
         hash=text("Of the config in force."),
         problems=many({"type": "object"}, "Why nothing has changed."),
         warnings=many(text()),
+        restart=_RESTART,
     ),
     "Top": table(
         "",

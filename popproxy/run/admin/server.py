@@ -13,8 +13,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from popproxy.config.urls import Bind, bracketed
-from popproxy.net.listener import unbound
-from popproxy.run.admin.listen import Held, listen
+from popproxy.net.binding import BindError, File, bind
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -34,7 +33,7 @@ class Server:
         self._bind = bind
         self._connections = connections
         self._idle = idle
-        self._held: Held | None = None
+        self._file: File | None = None
         self._server: asyncio.AbstractServer | None = None
         self._runner: web.AppRunner | None = None
         self._tls: Tls | None = None
@@ -50,15 +49,16 @@ class Server:
         lent: Mapping[web.AppKey[Any], Any],
         tls: Tls | None = None,
     ) -> None:
-        """Listen. ``lent`` is what handlers find in the application. Raises OSError that names the address and what is
-        wrong with it."""
+        """Listen. ``lent`` is what handlers find in the application. Raises BindError."""
         from aiohttp import web
 
-        bind, self._tls = self._bind, tls
+        where, self._tls = self._bind, tls
         try:
-            listener, self._held = listen(bind)
-        except OSError as error:
-            raise OSError(f"admin listener: {unbound(bind, error)}") from error
+            listener = bind(where)
+        except BindError as error:
+            raise BindError(f"admin listener: {error}") from error
+        if where.family == "unix":
+            self._file = File(where)
         app = web.Application(client_max_size=BODY, middlewares=[self._watch(), *middlewares])
         for key, value in lent.items():
             app[key] = value
@@ -72,9 +72,9 @@ class Server:
         accept = partial(self._accept, runner.server)
         loop = asyncio.get_running_loop()
         self._sweep(loop, runner.server)
-        if bind.family == "unix":
+        if where.family == "unix":
             self._server = await loop.create_unix_server(accept, sock=listener)
-            self.address = str(bind)
+            self.address = str(where)
         else:
             self._server = await loop.create_server(accept, sock=listener, ssl=None if tls is None else tls.context)
             host, port = listener.getsockname()[:2]
@@ -95,9 +95,9 @@ class Server:
             await runner.cleanup()
             for transport in held:
                 _abort(transport)
-        if self._held is not None:
-            self._held.remove()
-            self._held = None
+        if self._file is not None:
+            self._file.remove()
+            self._file = None
 
     def _accept(self, server: web.Server) -> asyncio.BaseProtocol:
         held = server.connections

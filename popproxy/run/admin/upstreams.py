@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from popproxy.net.desk import BadQuestion
 from popproxy.run.admin.answers import answer, asked, gathered, said
 from popproxy.run.fleet import Answer, Fleet
 
@@ -37,8 +38,8 @@ class UpstreamRoutes:
         ]
 
     def standing(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Questions that a worker is asked before it takes sessions: what was drained before it was there. An upstream
-        or server that it does not have is no fault."""
+        """Questions for a worker that has come up or has taken another config: what was drained before. An upstream or
+        server that it does not have is no fault."""
         for upstream, server in self._drained:
             yield "upstream.drain", {"upstream": upstream, "server": server, "on": True}
 
@@ -63,11 +64,16 @@ class UpstreamRoutes:
         await said(request)
         upstream, server = request.match_info["upstream"], request.match_info["server"]
         arguments = {"upstream": upstream, "server": server, "on": on}
-        good, missing = await gathered(self._fleet, "upstream.drain", arguments)
+        before = dict(self._drained)
+        # First, so that a worker which comes up meanwhile is told as well.
+        self._drained.pop((upstream, server), None)
         if on:
             self._drained[upstream, server] = None
-        else:
-            self._drained.pop((upstream, server), None)
+        try:
+            good, missing = await gathered(self._fleet, "upstream.drain", arguments)
+        except BadQuestion:
+            self._drained = before
+            raise
         return await answer(
             request,
             {

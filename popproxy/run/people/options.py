@@ -115,7 +115,11 @@ def _add_upstreams(parsers: Parsers) -> None:
     upstreams.set_defaults(run=later("popproxy.run.people.upstreams", "upstreams"))
     actions = upstreams.add_subparsers(title="what to do", metavar="WHAT")
     for what, told, description in (
-        ("drain", "give servers no new logins", "Give servers no new logins; their sessions go on."),
+        (
+            "drain",
+            "give servers no new logins",
+            "Give servers no new logins until they are undrained or popproxy is started again; their sessions go on.",
+        ),
         ("undrain", "give them logins again", "Give servers logins again."),
         (
             "probe",
@@ -140,7 +144,8 @@ def _add_reload(parsers: Parsers) -> None:
         "reload",
         help="have the config read again",
         description="Have the config read again, for new sessions. Of a bad one every mistake is printed and nothing "
-        f"changes: exit code {EX_CONFIG}; {EX_DATAERR} when it is right and cannot be put in force.",
+        f"changes: exit code {EX_CONFIG}; {EX_DATAERR} when it is right and cannot be put in force. "
+        "What is in force only after a restart ([admin], [log], workers) is named, and no mistake.",
         epilog=_ASKS,
     )
     _where(reload)

@@ -49,6 +49,8 @@ def render(told: Mapping[str, Any], width: int | None, now: float) -> str:
         f"pid {told['pid']}, since {moment(told['since'])} ({span(now - told['since'])})",
         f"config {told['config'] or 'of the command line'}, hash {told['hash']}, of {moment(told['reloaded'])}{reload}",
     ]
+    if told["restart"]:
+        head.append(f"not in force before a restart: {', '.join(told['restart'])}")
     rows = [
         (
             str(one["worker"]),
@@ -65,7 +67,7 @@ def render(told: Mapping[str, Any], width: int | None, now: float) -> str:
 
 def reload(arguments: argparse.Namespace) -> int:
     """Have the config read again. EX_CONFIG when it is wrong, EX_DATAERR when it is right and cannot be put in force:
-    a port is taken, a plugin does not start."""
+    a port is taken, a plugin does not start. Keys that need a restart are a warning."""
 
     def work(client: Client) -> int:
         try:

@@ -101,7 +101,8 @@ def _turned(one: Mapping[str, Any]) -> str:
     state = "gets no new logins" if one["drained"] else "gets logins again"
     before = "" if one["changed"] else ", as before"
     left = f"; {one['sessions']} sessions go on" if one["drained"] and one["sessions"] else ""
-    return f"{one['server']} {state}{before}{left}"
+    until = ", until it is undrained or popproxy is started again" if one["drained"] else ""
+    return f"{one['server']} {state}{before}{until}{left}"
 
 
 def probe(arguments: argparse.Namespace) -> int:

@@ -60,8 +60,10 @@ def test_a_process_from_status_to_end(
         code, out, _ = typed("status", "--config", config)
         assert (code, "the last reload was refused" in out) == (EX_OK, True)
         file.write_text(good + 'level = "debug"\n')
-        code, out, _ = typed("reload", "--config", config)
-        assert code == EX_OK
+        code, out, err = typed("reload", "--config", config)
+        assert code == EX_OK and "popproxy: warning: not taken over: [log] level; all else is in force." in err
+        assert "\nnot in force before a restart: [log] level\n" in typed("status", "--config", config)[1]
+        assert typed.json("reload", "--config", config)[1]["restart"] == ["[log] level"]
         hash = typed.json("status", "--config", config)[1]["hash"]
         assert out == f"the config is in force for new sessions: hash {hash}\n"
         assert hash != told["hash"]

@@ -174,7 +174,10 @@ def test_upstreams(desk: Office, typed: Typed, upstream: Upstream, wide: Wide) -
         assert out[1].split()[:2] == ["main", server] and out[1].split()[3] == "1"
         code, told = typed.json("upstreams --json drain main", server)
         assert (code, told["servers"][0]["changed"]) == (EX_OK, True)
-        assert typed("upstreams drain main")[1] == f"{server} gets no new logins, as before; 1 sessions go on\n"
+        until = "until it is undrained or popproxy is started again"
+        assert typed("upstreams drain main")[1] == (
+            f"{server} gets no new logins, as before, {until}; 1 sessions go on\n"
+        )
         assert "drained" in typed("upstreams")[1]
         wide(60)
         assert all(measure(line) <= 60 for line in typed("upstreams")[1].splitlines())
