@@ -39,6 +39,7 @@ FIELDS: dict[str, tuple[str, str]] = {
     "detail": ("string", "the cause in words, for people"),
     "error": ("string", "type of the exception"),
     "fingerprint": ("string", "SHA-256 of the certificate, in hex"),
+    "grace": ("number", "seconds that busy sessions may go on"),
     "hash": ("string", "hash of the config in force, as in `popproxy_config_info`"),
     "hook": ("string", "the plugin's hook"),
     "kind": ("string", "the fault in one word"),

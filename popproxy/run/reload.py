@@ -7,6 +7,7 @@ nothing, and is told to the log, the metrics and whoever asked.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -20,6 +21,10 @@ from popproxy.net.tls import TlsConfigError
 from popproxy.net.worker import PluginFailed, WorkerLog
 from popproxy.run.fleet import Reloaded
 from popproxy.run.logs import describe
+from popproxy.run.process import signals_blocked
+
+_READ_SECONDS = 60.0
+"""For reading a config and all that it names."""
 
 Again = Callable[[], tuple[Loaded, Sequence[str]]]
 """Reads what the process was started with once more: the config, and notes on what was decided for the user. Called in
@@ -59,16 +64,16 @@ class Gauges(Protocol):
 class Reloader:
     """What a reload is, for one process and for several. Every method belongs to the event loop's thread.
 
-    ``take`` puts a plan in force, in all workers or in none; it raises Refused or one of UNUSABLE, and returns what is
-    to be told all the same. ``plan`` is what is in force, ``at`` when that began, ``ok`` whether the last config that
-    was read is that one. ``told`` hears when a reload begins (True), and when it has ended.
+    ``take`` puts a plan in force, of what was read, in all workers or in none; it raises Refused or one of UNUSABLE,
+    and returns what is to be told all the same. ``plan`` is what is in force, ``at`` when that began, ``ok`` whether
+    the last config that was read is that one. ``told`` hears when a reload begins (True), and when it has ended.
     """
 
     def __init__(
         self,
         plan: Plan,
         again: Again | None,
-        take: Callable[[Plan], Awaitable[Sequence[str] | None]],
+        take: Callable[[Loaded, Plan], Awaitable[Sequence[str] | None]],
         log: WorkerLog,
         gauges: Gauges,
         told: Callable[[bool], None] | None = None,
@@ -154,9 +159,9 @@ class Reloader:
         if self._again is None:
             return self._failed([{"message": NO_CONFIG}])
         try:
-            loaded, notes = await asyncio.to_thread(self._again)
+            loaded, notes = await _read(self._again)
             plan, kept = unchanged(self.plan, loaded.plan)
-            odd = await self._take(plan) or ()
+            odd = await self._take(loaded, plan) or ()
         except ConfigError as error:
             return self._failed([problem.as_dict() for problem in error.problems], list(map(str, error.problems)))
         except Refused as error:
@@ -191,6 +196,38 @@ class Reloader:
 
     def _refuse(self, why: str) -> Reloaded:
         return Reloaded(self.plan.hash, [{"message": why}])
+
+
+async def _read(again: Again) -> tuple[Loaded, Sequence[str]]:
+    """What ``again`` gives, in a thread that nobody has to wait for: a FIFO or a network's file system may keep it for
+    ever. Raises as it does, and OSError when it takes too long."""
+    loop = asyncio.get_running_loop()
+    read: asyncio.Future[tuple[Loaded, Sequence[str]]] = loop.create_future()
+
+    def told(found: tuple[Loaded, Sequence[str]] | Exception) -> None:
+        if read.done():
+            return
+        if isinstance(found, Exception):
+            read.set_exception(found)
+        else:
+            read.set_result(found)
+
+    def work() -> None:
+        found: tuple[Loaded, Sequence[str]] | Exception
+        try:
+            found = again()
+        except Exception as error:
+            found = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(told, found)
+
+    with signals_blocked():
+        threading.Thread(target=work, name="popproxy-config", daemon=True).start()
+    try:
+        return await asyncio.wait_for(read, _READ_SECONDS)
+    except TimeoutError:
+        why = f"the config could not be read within {_READ_SECONDS:g} s: see whether it, or a file it names, is a FIFO"
+        raise OSError(why) from None
 
 
 def unchanged(before: Plan, after: Plan) -> tuple[Plan, list[str]]:

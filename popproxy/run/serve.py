@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from popproxy import __version__
+from popproxy.config.load import Loaded
 from popproxy.config.plan import Bind, Plan
 from popproxy.metrics.collector import WorkerMetrics
 from popproxy.metrics.exposition import new_registry, render
@@ -164,7 +165,7 @@ class _Service:
         self.standing = api.standing
         return api.routes()
 
-    async def _take(self, plan: Plan) -> None:
+    async def _take(self, _: Loaded, plan: Plan) -> None:
         assert self.worker is not None
         await self.worker.replace(plan)
         for question, arguments in list(self.standing()):

@@ -100,7 +100,6 @@ class _Supervisor:
     ) -> None:
         self.state = "starting"
         self._loaded = loaded
-        self._again = again
         self._log = log
         self._salt = salt
         self._decoy = loaded.plan.listeners[0].session.decoy
@@ -112,20 +111,20 @@ class _Supervisor:
         self._gathered = 0.0
         self._metrics = WorkerMetrics(new_registry(), dropped=lambda: log.dropped, waiting=lambda: log.waiting)
         self._reports = Reports(self.status, lambda: self._crew.heard())
-        self._reloader = Reloader(loaded.plan, self._read, self._take, log, self._metrics, self._reports.reloading)
+        self._reloader = Reloader(loaded.plan, again, self._take, log, self._metrics, self._reports.reloading)
         self._held = bool(given)
         addresses = Addresses(loaded.plan.workers, given)
-        self._crew = Crew(self._force(loaded.plan, 1), addresses, log, self._merger, loop, pace)
+        self._crew = Crew(self._force(loaded, loaded.plan, 1), addresses, log, self._merger, loop, pace)
         self._signalled: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def _force(self, plan: Plan, number: int) -> Force:
-        """What was read last, and ``plan``, as workers get it. Without a secret for them, decoys go on looking as they
+    def _force(self, loaded: Loaded, plan: Plan, number: int) -> Force:
+        """What was read, and ``plan``, as workers get it. Without a secret for them, decoys go on looking as they
         did."""
-        secret, log = self._loaded.config.protocol.decoy_secret, plan.log
+        secret, log = loaded.config.protocol.decoy_secret, plan.log
         arguments = {
             "number": number,
-            "origin": astuple(self._loaded.origin),
+            "origin": astuple(loaded.origin),
             "workers": plan.workers,
             "decoy": self._decoy if secret is None else secret.get_secret_value().encode(),
             "salt": self._salt,
@@ -243,14 +242,9 @@ class _Supervisor:
         """See Fleet."""
         return await self._reloader.reload()
 
-    def _read(self) -> tuple[Loaded, Sequence[str]]:
-        """In a thread."""
-        self._loaded, notes = self._again()
-        return self._loaded, notes
-
-    async def _take(self, plan: Plan) -> Sequence[str]:
-        """Have all workers go by ``plan``, which is what was read last."""
-        problems, held_up = await self._crew.reload(self._force(plan, self._crew.force.number + 1))
+    async def _take(self, loaded: Loaded, plan: Plan) -> Sequence[str]:
+        """Have all workers go by ``plan``, of what was read."""
+        problems, held_up = await self._crew.reload(self._force(loaded, plan, self._crew.force.number + 1))
         if problems:
             raise Refused(problems)
         return held_up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -212,3 +213,29 @@ def test_a_drain_takes_no_other_config_and_ends_in_its_time(tmp_path: Path) -> N
     assert not process.lines("config_loaded") and not process.lines("config_failed")
     assert lines(process.err, "session")[0]["reason"] == "shutdown"
     assert stopping["time"] < stopped["time"]
+
+
+def writes(path: Path) -> int | None:
+    """A descriptor that writes to the FIFO, once somebody reads from it."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_reload_that_reads_for_ever_does_not_keep_the_process(number: int, tmp_path: Path) -> None:
+    path = Path(config(tmp_path))
+    path.write_text(f"workers = {number}\n{path.read_text()}")
+    with program(tmp_path, "serve", "--config", str(path)) as process:
+        started(process)
+        path.unlink()
+        os.mkfifo(path)
+        process.signal(signal.SIGHUP)
+        writer: int = process.until(lambda: writes(path))
+        try:
+            process.signal(signal.SIGTERM)
+            assert process.wait() == 0
+        finally:
+            os.close(writer)
+    assert not process.lines("internal_error") and "Traceback" not in process.err.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class Rig:
         self.reads.append(threading.get_ident())
         return load(self.path), ["a note"]
 
-    async def _take(self, plan: Plan) -> None:
+    async def _take(self, loaded: Loaded, plan: Plan) -> None:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -248,5 +249,27 @@ def test_what_needs_a_restart_is_remembered_until_it_is_as_it_was(tmp_path: Path
         assert (await rig.it.reload()).problems and list(rig.it.waiting) == ["workers"]
         rig.fault = None
         assert not (await rig.it.reload()).restart and not rig.it.waiting
+
+    scene(play, tmp_path)
+
+
+def test_a_config_that_cannot_be_read_to_its_end_holds_up_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("popproxy.run.reload._READ_SECONDS", 0.2)
+
+    async def play(rig: Rig) -> None:
+        rig.it.open()
+        rig.path.unlink()
+        os.mkfifo(rig.path)
+        (problem,) = (await rig.it.reload()).problems
+        assert str(problem["message"]).startswith("the config could not be read within 0.2 s")
+        # So that the thread of this test ends; what it has read is nobody's any more.
+        rig.write(700)
+        rig.path.unlink()
+        rig.write(800)
+        monkeypatch.setattr("popproxy.run.reload._READ_SECONDS", 20.0)
+        assert not (await rig.it.reload()).problems
+        assert [plan.timeouts.idle for plan in rig.taken] == [800]
 
     scene(play, tmp_path)
