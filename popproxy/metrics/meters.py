@@ -63,9 +63,16 @@ _QUEUED = _INDEXES["upstream_queued"]
 _VERDICT = _INDEXES["plugin_calls"]
 _ACTION = _INDEXES["plugin_errors"]
 
-_OTHER_STATE = _STATE[OTHER,]
-_STATE_OF: dict[str, int | None] = {phase: _STATE[state,] for phase, state in STATES.items()}
-_STATE_OF |= {"": None, "closed": None}
+
+
+class _Rows(dict[str, int | None]):
+    """Rows of sessions_active by phase; None where there is no session, ``_other`` for what is unknown."""
+
+    def __missing__(self, phase: str) -> int | None:
+        return _STATE[OTHER,]
+
+
+_STATE_OF = _Rows({"": None, "closed": None, **{phase: _STATE[state,] for phase, state in STATES.items()}})
 _RETR = VERB_NAMES.index("RETR")
 _MESSAGE = {VERB_NAMES.index(verb): _INDEXES["messages"][verb, "ok"] for verb in ("RETR", "TOP", "DELE")}
 _LATENCY = [_INDEXES["command_duration_seconds"][verb,] for verb in VERB_NAMES]
@@ -264,7 +271,7 @@ class ListenerMeter:
 
     def session_state(self, old: str, new: str) -> None:
         """A session went from phase ``old`` to ``new``; ``""`` and ``closed`` stand for no session."""
-        left, entered = _STATE_OF.get(old, _OTHER_STATE), _STATE_OF.get(new, _OTHER_STATE)
+        left, entered = _STATE_OF[old], _STATE_OF[new]
         if left is not None:
             self._states[left] -= 1
         if entered is not None:

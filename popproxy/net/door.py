@@ -209,9 +209,11 @@ def addresses(view: SessionView, family: int, peer: object, own: object) -> None
         view.local = str(own or "")
         return
     if isinstance(peer, tuple):
-        view.client, view.client_port = _plain(peer[0]), peer[1]
+        host, view.client_port = peer[:2]
+        view.client = _plain(host) if ":" in host else host
     if isinstance(own, tuple):
-        view.local, view.local_port = _plain(own[0]), own[1]
+        host, view.local_port = own[:2]
+        view.local = _plain(host) if ":" in host else host
 
 
 def _plain(host: str) -> str:

@@ -147,6 +147,9 @@ class Group:
                     member.breaker = old.breaker
             members.append(member)
         self.members: tuple[Member, ...] = tuple(members)
+        unbounded = not plan.max_sessions and not any(server.max_sessions for server in plan.servers)
+        self._alone = members[0] if len(members) == 1 and unbounded else None
+        """The one server of an upstream that has no other and no bound."""
         self._waiting: dict[int, tuple[Wish, asyncio.Future[Lease | Failure]]] = {}
         self._tickets = 0
 
@@ -184,6 +187,10 @@ class Group:
 
     def take(self, wish: Wish) -> Lease | Failure | None:
         """A place now; None when all places are taken."""
+        alone = self._alone
+        if alone is not None and alone.breaker.up and wish.only is None and not (wish.avoid or self.drained):
+            # Nothing to choose, nothing to count: the common road.
+            return self._lease(alone, 0)
         plan, now = self.plan, self._clock()
         eligible = self._eligible(wish, now)
         if isinstance(eligible, Failure):
@@ -202,9 +209,12 @@ class Group:
                 member = balance.round_robin(free)
             elif plan.balance == "least_sessions":
                 member = balance.least_sessions(free)
+        return self._lease(member, member.breaker.begin(now))
+
+    def _lease(self, member: Member, number: int) -> Lease:
         member.load.sessions += 1
         self._load.sessions += 1
-        return Lease(self, member, member.breaker.begin(now))
+        return Lease(self, member, number)
 
     def _eligible(self, wish: Wish, now: float) -> Sequence[Member] | Failure:
         """Servers that a login may try. When none is in rotation, one at a time is let through as a trial."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 
 from popproxy.config.plan import Bind
 from popproxy.net.binding import BACKLOG
@@ -56,9 +57,10 @@ class Listener:
             self._sock.listen(BACKLOG)
             self._watch()
         elif self.where.family == "unix":
-            self._server = await front.loop.create_unix_server(lambda: Pump(front), sock=self._sock, backlog=BACKLOG)
+            made = front.loop.create_unix_server(partial(Pump, front), sock=self._sock, backlog=BACKLOG)
+            self._server = await made
         else:
-            self._server = await front.loop.create_server(lambda: Pump(front), sock=self._sock, backlog=BACKLOG)
+            self._server = await front.loop.create_server(partial(Pump, front), sock=self._sock, backlog=BACKLOG)
 
     def _watch(self) -> None:
         self._pause = None

@@ -7,7 +7,7 @@ every new connection and beats ten times a second: what it reads of /proc, it re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import exp
+from math import exp, inf
 from typing import Literal, Protocol
 
 from popproxy.config.overload import Share
@@ -94,7 +94,10 @@ class Overload:
 
     def refuses(self, now: float) -> str:
         """Why a client that is here now cannot stay, in words; empty when it can. ``now`` is the loop's time."""
-        self._look("sockets", self._resting + _EACH * (self.open + 1), now, grow_only=True)
+        sockets = self._resting + _EACH * (self.open + 1)
+        # A glance between two readings knows too little to end the shedding.
+        if sockets >= self._limits.get("sockets", inf) and "sockets" not in self._marks.passed:
+            self._look("sockets", sockets, now)
         if not self._marks.passed:
             return ""
         return f"overload: {', '.join(sorted(self._marks.passed))}"
@@ -113,10 +116,7 @@ class Overload:
             self._look("memory", memory, now)
         self._look("sockets", max(descriptors or 0, self._resting + _EACH * self.open), now)
 
-    def _look(self, resource: Resource, value: float, now: float, grow_only: bool = False) -> None:
-        """``grow_only``: a glance between two readings, which knows too little to end the shedding."""
-        if grow_only and (resource in self._marks.passed or value < self._limits.get(resource, value + 1)):
-            return
+    def _look(self, resource: Resource, value: float, now: float) -> None:
         self._meter.value(resource, value)
         change = self._marks.look(resource, value)
         if change is not None:

@@ -10,9 +10,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Set
 from enum import Enum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from json.encoder import encode_basestring_ascii as _string
 from math import isfinite
 from pathlib import PurePath
+from typing import Any
 
 Encode = Callable[[str, str, str, Mapping[str, object]], bytes]
 """(time, level, event, fields) to a line with its LF."""
@@ -27,6 +30,7 @@ _CUTS = ((_CUT, _MANY), (96, 16), (24, 8))
 
 _SHOWN = (PurePath, IPv4Address, IPv6Address, IPv4Network, IPv6Network)
 _BARE = re.compile(r"[!#-<>-~]+")
+_FIRST = frozenset({"time", "level", "event"})
 _PAINT = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}
 
 
@@ -54,8 +58,41 @@ def _value(value: object) -> str:
         return _dumps(clean(value, _DEEP))
 
 
+def _mapping(value: Mapping[str, object]) -> str:
+    return "{" + ",".join([f"{_string(key)}:{_TEXT[type(part)](part)}" for key, part in value.items()]) + "}"
+
+
+def _number(value: float) -> str:
+    if not isfinite(value):
+        raise ValueError("JSON has no such number")
+    return repr(value)
+
+
+_TEXT: dict[type, Callable[[Any], str]] = {
+    str: _string, int: repr, float: _number, dict: _mapping, type(None): lambda _: "null",
+}  # fmt: skip
+
+
+@lru_cache(256)
+def _frame(level: str, event: str, *names: str) -> str:
+    """The line of such an event without its values, for the operator %. Events are few, each has its fields. Raises
+    KeyError for a field that would be a second time, level or event."""
+    if not _FIRST.isdisjoint(names):
+        raise KeyError
+    level, event, *words = [_string(word).replace("%", "%%") for word in (level, event, *names)]
+    return f'{{"time":%s,"level":{level},"event":{event}' + "".join([f",{name}:%s" for name in words]) + "}"
+
+
 def as_json(time: str, level: str, event: str, fields: Mapping[str, object], most: int = LINE) -> bytes:
     """``{"time":...,"level":...,"event":...,<fields>}``, at most ``most`` octets of it."""
+    try:
+        values = [_string(value) if type(value) is str else _TEXT[type(value)](value) for value in fields.values()]
+        text = _frame(level, event, *fields) % (_string(time), *values)
+        if len(text) < most:
+            return text.encode("ascii") + b"\n"
+    except (KeyError, TypeError, ValueError, RecursionError):
+        # Not of the types that nearly all fields have.
+        pass
     record = {"time": time, "level": level, "event": event, **fields}
     text = _value(record)
     for characters, items in _CUTS:

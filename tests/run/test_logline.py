@@ -140,6 +140,21 @@ def test_any_value_becomes_one_ascii_line(event: str, fields: dict[str, object])
     json.loads(as_json(TIME, "warning", event, fields))
 
 
+USUAL = st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+NAMES = st.text("%sd{}\"e\u00e9") | st.just("event")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text("%s{}a\u00e9"),
+    st.dictionaries(NAMES, USUAL | st.booleans() | st.dictionaries(st.text(), USUAL), max_size=6),
+)
+def test_usual_types_are_written_as_json_writes_them(event: str, fields: dict[str, object]) -> None:
+    """To the octet, by whichever way."""
+    record = {"time": TIME, "level": "info", "event": event, **fields}
+    assert as_json(TIME, "info", event, fields).decode() == json.dumps(record, separators=(",", ":")) + "\n"
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.text(), st.text())
 def test_no_value_looks_like_another_field(a: str, b: str) -> None:
