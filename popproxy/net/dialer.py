@@ -100,8 +100,13 @@ class Dialer:
             if last is not None:
                 self.meter.retry(last.kind.value)
             member = lease.member
+            server = member.server
+            literal = self._literals.get(server.host)
             try:
-                outcome = await self.reach(member.server, protocol, header)
+                if literal:
+                    outcome = await self._address(server, literal, protocol, header)
+                else:
+                    outcome = await self.reach(server, protocol, header)
             except BaseException:
                 lease.close()
                 raise
@@ -109,7 +114,7 @@ class Dialer:
                 side, secure = outcome
                 self.meter.dial("ok")
                 before = None if last is None else Failure(last.kind, "; ".join(faults))
-                return Connected(side, member.server, secure, member.name, lease, before)
+                return Connected(side, server, secure, member.name, lease, before)
             self.meter.dial(outcome.kind.value)
             lease.bad(outcome)
             lease.close()

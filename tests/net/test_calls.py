@@ -18,7 +18,7 @@ from typing import Any
 from tests.net.running import PASSWORD, USER, Proxy, Setup, running
 from tests.net.upstream import Gone, Peer, Upstream
 
-LOGIN = 366
+LOGIN = 365
 """From the connect to the end of a session that logs in by USER and PASS, and says QUIT."""
 NOOP = 16
 """A NOOP behind the reply to the one before."""
