@@ -33,7 +33,7 @@ def test_promise_8_a_fault_is_trouble_and_reaches_no_upstream(
     loop: str, script: Script, kind: str, tmp_path: Path
 ) -> None:
     with Upstream(script) as source, Upstream(answering()) as mail:
-        setup = Setup([mail.url], loop, plugins=[plugin(source.port, timeout=0.3)], fail=Fail.CLOSED)
+        setup = Setup([mail.url], loop, plugins=[plugin(source.port, timeout=0.3)], fail=Fail.CLOSED, deadline=20)
         with running(setup, tmp_path) as proxy:
             client = proxy.client()
             assert client.user_pass(USER, PASSWORD) == TEMPFAIL
