@@ -498,3 +498,36 @@ def test_the_last_fault_of_a_server_is_remembered_over_a_reload() -> None:
     assert [fault[1] for fault in faults if fault is not None] == [REFUSED, TEMPORARY]
     later = Group(bench.plan, lambda: bench.now, bench.watched, bench.group)
     assert [member.fault for member in later.members] == faults
+
+
+def test_who_waits_in_a_changed_upstream_gets_what_a_group_that_is_gone_gives_back() -> None:
+    async def scene() -> None:
+        bench = Bench(1, max_sessions=1, queue=5)
+        bench.group.join()
+        held = bench.take()
+        later = Group(bench.plan, lambda: bench.now, bench.watched, bench.group)
+        later.join()
+        bench.group.leave()
+        waiting = asyncio.ensure_future(later.admit(Wish()))
+        await asyncio.sleep(0)
+        held.close()
+        assert isinstance(await waiting, Lease)
+
+    run(scene())
+
+
+def test_a_server_that_is_alone_is_chosen_by_the_same_rules() -> None:
+    bench = Bench(1)
+    assert bench.name() == "a"
+    refused = bench.group.take(Wish("", ("a:995",)))
+    assert isinstance(refused, Failure) and refused.detail == "no other server"
+    other = bench.group.other(parse_server("pop3://b:995"))
+    named = bench.group.take(Wish(only=other))
+    assert isinstance(named, Lease) and named.member is other
+    bench.group.join()
+    bench.group.drain("a:995", True)
+    assert isinstance(bench.group.take(Wish()), Failure)
+    bench.group.drain("a:995", False)
+    bench.kill("a")
+    assert isinstance(bench.group.take(Wish()), Lease)
+    assert isinstance(bench.group.take(Wish()), Failure), "one trial at a time"
