@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ class MaildropEntry:
 
 _NO_MAILDROP: Mapping[int, MaildropEntry] = MappingProxyType({})
 # Bare: called as dict[...]() it costs four times as much, once for each connection.
-_NO_SLOTS: Callable[[], dict[Slot[Any], Any]] = dict
+_NO_SLOTS = cast("Callable[[], dict[Slot[Any], Any]]", dict)
 
 
 @dataclass(slots=True)
