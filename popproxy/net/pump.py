@@ -153,12 +153,12 @@ class Pump(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client's connection is gone."""
         self._forget_client()
+        # Until the end, which comes now unless its QUIT is under way, or there was one already.
+        self._alone = True
         self._tell(self.session.client_gone, "client_reset" if exc is not None else "client_eof")
-        if self.session.phase is CLOSED:
+        if self._alone and self.session.phase is CLOSED:
+            self._alone = False
             self._finish()
-        else:
-            # Its QUIT is under way.
-            self._alone = True
 
     def pause_writing(self) -> None:
         """The client takes less than comes for it."""

@@ -309,6 +309,12 @@ class Chaos:
         self.promises()
         self.rig.s.client_gone()
         self.rig.drain()
+        if not self.rig.closed:
+            # Its QUIT is under way: it goes with the upstream, when the hooks that look at that have ended.
+            assert self.rig.s.leaving
+            self.rig.lost(FAILURES[0])
+        while not self.rig.closed and any(isinstance(effect, ASKED) for effect in self.rig.effects):
+            self.done()
         assert self.rig.closed
         self.rig.s.summary()
 
