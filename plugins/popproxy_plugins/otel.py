@@ -229,7 +229,8 @@ class Otel(Plugin[OtelConfig]):
     def start(self, services: Services) -> None:
         self._services = services
         self._count = services.metrics.counter("sessions", "Traced sessions by what became of them", "result", _RESULTS)
-        self._thread = threading.Thread(target=self._run, args=(self.exporter(),), name="popproxy-otel", daemon=True)
+        self._exporter = self.exporter()
+        self._thread = threading.Thread(target=self._run, name="popproxy-otel", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -238,6 +239,8 @@ class Otel(Plugin[OtelConfig]):
         if thread is not None:
             self._ending.set()
             await self._services.threads.run(thread.join, max(0.1, self._services.deadline - 0.5))
+            # What still waits to be sent once more is given up.
+            self._exporter.shutdown()
 
     def observe(self, session: SessionView) -> Observer | None:
         if self.config.sample < 1 and random() >= self.config.sample:
@@ -273,7 +276,7 @@ class Otel(Plugin[OtelConfig]):
 
     # In the thread
 
-    def _run(self, exporter: SpanExporter) -> None:
+    def _run(self) -> None:
         """Send until stop() is called and the queue is empty."""
         from opentelemetry.sdk.trace.export import SpanExportResult
 
@@ -285,13 +288,12 @@ class Otel(Plugin[OtelConfig]):
                     break
                 continue
             try:
-                good = exporter.export(kiln.spans(records)) is SpanExportResult.SUCCESS
+                good = self._exporter.export(kiln.spans(records)) is SpanExportResult.SUCCESS
             except Exception as error:
                 # A collector's fault or the library's: the next batch may pass.
                 self._services.log.warning("not_exported", error=type(error).__name__)
                 good = False
             self._count["exported" if good else "failed"].inc(len(records))
-        exporter.shutdown()
 
     def _waiting(self) -> list[Record]:
         """Up to BATCH records; none when there was none for a moment."""

@@ -145,7 +145,7 @@ def test_no_session_is_traced_with_a_share_of_none() -> None:
 
 def test_what_finds_no_room_is_dropped_and_counted() -> None:
     class Stuck(Kept):
-        def _run(self, exporter: SpanExporter) -> None:
+        def _run(self) -> None:
             """Takes nothing."""
 
     plugin = Stuck(queue=1)
@@ -301,3 +301,4 @@ def test_a_collector_that_hangs_delays_nobody(tmp_path: Path) -> None:
             assert proxy.sample("plugin_otel_sessions_total", result="dropped") == 1
             assert not receiver.stuck.is_set()
             assert all(line["seconds"] < 15 for line in proxy.lines("session"))
+    eventually(lambda: all(thread.name != "popproxy-otel" for thread in threading.enumerate()), "end of its thread")
