@@ -44,7 +44,7 @@ from popproxy.api import (
 )
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import ReadableSpan, Tracer
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
 
 EXTRA = 'pip install "popproxy[otel]"'
@@ -329,7 +329,7 @@ class Kiln:
         )
         provider.add_span_processor(Keep())
         self._made = made
-        self._tracer: Tracer = provider.get_tracer(SCOPE)  # type: ignore[assignment]
+        self._tracer = provider.get_tracer(SCOPE)
 
     def spans(self, records: Sequence[Record]) -> list[ReadableSpan]:
         """All spans of these sessions."""
