@@ -115,7 +115,7 @@ class Limit:
     """What may take so many seconds and no longer, any number at once. One timer looks after them all, because who
     began first is due first."""
 
-    __slots__ = ("_loop", "_seconds", "_timer", "_waiting")
+    __slots__ = ("_seconds", "_timer", "_waiting")
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
